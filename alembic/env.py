@@ -1,0 +1,28 @@
+"""Run migrations on the connection that the node hands over (npc_rtnode/adapters/database/schema.py)."""
+
+from __future__ import annotations
+
+from alembic import context
+from npc_rtnode.adapters.database.tables import Table, UTCDateTime
+
+
+def render_item(kind: str, item: object, _context: object) -> str | bool:
+    """Migrations stand on SQLAlchemy alone: our own time type is a DateTime to the database."""
+    return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
+
+
+def run() -> None:
+    """Migrate within one transaction."""
+    connection = context.config.attributes["connection"]
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+        render_item=render_item,
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+run()

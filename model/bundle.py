@@ -1,0 +1,428 @@
+"""The one door to the model: open a bundle folder, predict on plain arrays, prove that it still answers as it did.
+
+    bundle = Bundle.open(default_bundle())
+    prediction = bundle.predict(voxels, affine)   # [slice, row, column] and index -> LPS mm
+
+Commands: ``python -m model.bundle make|verify|show --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model import labels, preprocess
+from model.manifest import (
+    FILE,
+    BundleError,
+    GridSpec,
+    LimitFinding,
+    Manifest,
+    Postprocess,
+    file_sha256,
+    read_manifest,
+    verify_files,
+)
+from model.network import MultiTaskNet, NetworkConfig, build
+from model.phantom import generator_sha256, golden_profile, make_case
+from model.postprocess import clean
+from model.preprocess import TRAINED_LIMITS, InputError, Volume, Window
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "GoldenResult",
+    "InputError",
+    "LimitFinding",
+    "Manifest",
+    "Prediction",
+    "default_bundle",
+    "make_bundle",
+    "read_manifest",
+]
+
+WEIGHTS: Final = "weights.safetensors"
+CARD: Final = "card.md"
+GOLDEN: Final = "golden.npz"
+THREADS_VARIABLE: Final = "NPC_RTNODE_TORCH_THREADS"
+GOLDEN_DICE: Final = 0.99
+GOLDEN_PROBABILITY: Final = 0.02
+Floats = NDArray[np.float32]
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one volume, on the caller's own grid."""
+
+    probability: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    stage_probabilities: tuple[float, float, float, float]
+    dropped_cc: float
+    limits: tuple[LimitFinding, ...]
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """Whether this machine still says what the laboratory said about the golden case."""
+
+    agrees: bool
+    dice: float
+    max_dp: float
+    message: str
+
+
+def default_bundle() -> Path:
+    """The bundle shipped with the package."""
+    return Path(__file__).parent / "bundles" / "default"
+
+
+class Bundle:
+    """Weights, manifest and golden case of one folder, ready to predict. Make it with :meth:`open`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, network: MultiTaskNet, sha256: str, device: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.sha256 = sha256
+        self._network = network
+        self._device = device
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
+        """Check every file's SHA-256, load the weights strictly. Raises ``BundleError``.
+
+        ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process.
+        """
+        wanted = threads if threads is not None else _threads_from_environment()
+        if wanted is not None:
+            torch.set_num_threads(wanted)
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
+        network = _load(folder / WEIGHTS, manifest).to(device).eval()
+        return cls(folder, manifest, network, file_sha256(folder / FILE), device)
+
+    def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Prediction:
+        """GTV and T stage of one axial volume. ``voxels`` [slice, row, column]; ``affine`` index -> LPS mm.
+
+        Two looks (A21, "roi"): windows along the stack find the tumour, one window centred on it gives the answer.
+        Raises ``InputError`` where the volume cannot be given to the network.
+        """
+        volume = preprocess.orient(voxels, np.asarray(affine, dtype=np.float64))
+        found = list(preprocess.outside(preprocess.measure(volume), self.manifest.input_limits))
+        canonical, stage_logits = self.look(volume)
+        mask, dropped = clean(canonical, volume.spacing_mm, self.manifest.postprocess)
+        return Prediction(
+            probability=volume.to_native(canonical),
+            mask=volume.to_native(mask.astype(np.float32)) > 0,
+            stage_probabilities=_calibrated(stage_logits, self.manifest.temperature),
+            dropped_cc=dropped,
+            limits=tuple(found),
+        )
+
+    def look(self, volume: Volume) -> tuple[Floats, Floats]:
+        """Raw stage logits and the probability map on the canonical native grid."""
+        body, steps = preprocess.body_mask(volume)
+        scaled = preprocess.normalise(volume, body, steps)
+        middle = preprocess.body_centre_mm(volume, body, steps)
+        offset = self.manifest.centre_offset_mm
+        start = (middle[0] + offset[0], middle[1] + offset[1], middle[2] + offset[2])
+        window, probability, logits = self._window(scaled, self._find(scaled, start))
+        return preprocess.paste(scaled, window, probability), logits
+
+    def verify(self) -> GoldenResult:
+        """Predict the golden case and compare with the expected answer stored beside it."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as golden:
+            voxels, affine = golden["voxels"].astype(np.float32), golden["affine"]
+            expected = np.unpackbits(golden["mask"], count=voxels.size).reshape(voxels.shape).astype(bool)
+            stages = golden["stage_probabilities"]
+        prediction = self.predict(voxels, affine)
+        dice = dice_of(prediction.mask, expected)
+        max_dp = float(np.abs(np.asarray(prediction.stage_probabilities) - stages).max())
+        agrees = dice >= GOLDEN_DICE and max_dp <= GOLDEN_PROBABILITY
+        verdict = "agrees with" if agrees else "DISAGREES with"
+        message = f"this machine {verdict} the laboratory: Dice {dice:.4f}, largest stage difference {max_dp:.5f}"
+        return GoldenResult(agrees, dice, max_dp, message)
+
+    def _find(self, scaled: Volume, start: Point) -> Point:
+        """First look: the window with most tumour, and the tumour's centre in it; ``start`` when none is seen."""
+        best, centre = 0.0, start
+        for z in window_centres(scaled, self.manifest.grid, start[0]):
+            window = preprocess.cut(scaled, (z, start[1], start[2]), self.manifest.grid)
+            probability = self._glance(window.values)
+            mass = np.where(probability >= self.manifest.threshold, probability, 0) * window.valid[:, None, None]
+            if mass.sum() > best:
+                best, centre = float(mass.sum()), _centroid_mm(mass, (z, start[1], start[2]), self.manifest.grid)
+        return centre
+
+    def _window(self, scaled: Volume, centre: Point) -> tuple[Window, Floats, Floats]:
+        window = preprocess.cut(scaled, centre, self.manifest.grid)
+        probability, logits = self._forward(window.values)
+        if self.manifest.flip_average:
+            mirrored, other = self._forward(window.values[:, :, ::-1])
+            probability = np.asarray((probability + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
+            logits = np.asarray((logits + other) / 2, dtype=np.float32)
+        return window, probability, logits
+
+    def _glance(self, values: Floats) -> Floats:
+        """Map only: what the first look needs."""
+        with torch.inference_mode():
+            gtv, _ = self._network.segment(self._tensor(values))
+            return torch.sigmoid(gtv)[0, 0].cpu().numpy()
+
+    def _tensor(self, values: Floats) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))[None, None].to(self._device)
+
+    def _forward(self, values: Floats) -> tuple[Floats, Floats]:
+        """One window (z, y, x) -> probability map (z, y, x) and stage logits (4,)."""
+        with torch.inference_mode():
+            gtv, stage = self._network(self._tensor(values))
+            return torch.sigmoid(gtv)[0, 0].cpu().numpy(), stage[0].float().cpu().numpy()
+
+
+def window_centres(volume: Volume, grid: GridSpec, fallback_mm: float) -> list[float]:
+    """z centres of the first look: one for a stack that fits the window, else overlapping by half a window."""
+    extent, length = grid.extent_mm[0], (volume.voxels.shape[0] - 1) * volume.spacing_mm[0]
+    spare = length - extent
+    if spare <= 0:
+        return [min(max(fallback_mm, 0.0), length)]
+    count = 1 + int(np.ceil(spare / (extent / 2)))
+    return [float(z) for z in np.linspace(extent / 2, length - extent / 2, count)]
+
+
+def _centroid_mm(mass: Floats, centre: Point, grid: GridSpec) -> Point:
+    """Centre of mass of a window map, in mm from the volume's first voxel."""
+    total = float(mass.sum())
+    z, y, x = (
+        centre[axis]
+        + float((mass.sum(axis=tuple(a for a in range(3) if a != axis)) * np.arange(mass.shape[axis])).sum() / total)
+        * grid.spacing_mm[axis]
+        - (mass.shape[axis] - 1) / 2 * grid.spacing_mm[axis]
+        for axis in range(3)
+    )
+    return z, y, x
+
+
+def _calibrated(logits: Floats, temperature: float) -> tuple[float, float, float, float]:
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max())
+    t1, t2, t3, t4 = (float(p) for p in shares / shares.sum())
+    return t1, t2, t3, t4
+
+
+def dice_of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Dice coefficient; 1 for two empty masks."""
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
+
+
+def _threads_from_environment() -> int | None:
+    text = os.environ.get(THREADS_VARIABLE, "")
+    return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+def _halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Kernels as float16 for the disk; vectors (norms, biases) keep their precision."""
+    return {
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous().cpu()
+        for name, tensor in state.items()
+    }
+
+
+def _widen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Back to float32, in which everything is computed."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _load(path: Path, manifest: Manifest) -> MultiTaskNet:
+    try:
+        network = build(NetworkConfig.from_dict(manifest.network))
+        network.load_state_dict(_widen(load_file(path)), strict=True)
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} does not fit the network in {FILE} ({error}): restore the bundle") from error
+    if network.config.grid != manifest.grid.shape:
+        raise BundleError(
+            f"{path.parent / FILE}: the grid {manifest.grid.shape} is not the network's: restore the bundle"
+        )
+    return network
+
+
+# --- making one -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What training and evaluation know and a bundle must state."""
+
+    name: str
+    version: str
+    network: NetworkConfig
+    grid: GridSpec
+    temperature: float
+    metrics: dict[str, Any]
+    centre_offset_mm: Point
+    threshold: float = 0.5
+    flip_average: bool = True
+
+
+def make_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) -> Bundle:
+    """Write a bundle folder: weights, card, golden case, manifest. One that is there is replaced once all is well."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write_bundle(part, state, recipe)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return Bundle.open(folder)
+
+
+def _write_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) -> None:
+    save_file(_halve(state), folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)
+    manifest = _manifest_of(recipe)
+    (folder / CARD).write_text(card(manifest), encoding="utf-8")
+    network = _load(folder / WEIGHTS, manifest).eval()
+    _write_golden(folder / GOLDEN, Bundle(folder, manifest, network, "", "cpu"))
+    files = {name: file_sha256(folder / name) for name in (WEIGHTS, CARD, GOLDEN)}
+    (folder / FILE).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
+
+
+def _manifest_of(recipe: Recipe) -> Manifest:
+    return Manifest(
+        name=recipe.name,
+        version=recipe.version,
+        data="synthetic",
+        statement=labels.STATEMENT,
+        inputs=(labels.CHANNEL,),
+        structures=(labels.STRUCTURE,),
+        stage_classes=labels.STAGES,
+        staging_edition=labels.STAGING_EDITION,
+        grid=recipe.grid,
+        network=recipe.network.to_dict(),
+        postprocess=Postprocess(threshold=recipe.threshold),
+        temperature=recipe.temperature,
+        flip_average=recipe.flip_average,
+        centre_offset_mm=recipe.centre_offset_mm,
+        input_limits=dict(TRAINED_LIMITS),
+        metrics=recipe.metrics,
+        generator_sha256=generator_sha256(),
+    )
+
+
+def _write_golden(path: Path, bundle: Bundle) -> None:
+    phantom = make_case("golden", 0, stage="T3", profile=golden_profile())
+    top = max(1, int(np.percentile(phantom.voxels, 99.8)))
+    voxels = (np.clip(phantom.voxels, 0, top).astype(np.float32) * (255.0 / top)).round().astype(np.uint8)
+    prediction = bundle.predict(voxels.astype(np.float32), phantom.affine)
+    np.savez_compressed(
+        path,
+        voxels=voxels,
+        affine=phantom.affine,
+        mask=np.packbits(prediction.mask),
+        stage_probabilities=np.asarray(prediction.stage_probabilities),
+        truth=np.packbits(phantom.mask),
+    )
+
+
+def card(manifest: Manifest) -> str:
+    """The model card that travels with the weights (MODEL_CARD.md holds the long form)."""
+    lines = [f"# {manifest.name} {manifest.version}", "", f"**{manifest.statement}**", ""]
+    lines += [
+        "Trained and measured on computer-drawn heads only; no figure below predicts clinical performance.",
+        f"Draws: {', '.join(manifest.structures)}. Stages: {', '.join(manifest.stage_classes)}"
+        f" ({manifest.staging_edition}).",
+        f"Window: {manifest.grid.shape} voxels of {manifest.grid.spacing_mm} mm (z, y, x), centred on the tumour the"
+        " first look finds.",
+        f"Threshold {manifest.threshold}, stage temperature {manifest.temperature:.3f},"
+        f" mirror averaging {'on' if manifest.flip_average else 'off'}.",
+        "",
+        "## Measured on unseen phantoms",
+        "",
+    ]
+    lines += [f"- {name}: {_plain(value)}" for name, value in sorted(manifest.metrics.items())]
+    lines += ["", "## Inputs covered by training", ""]
+    lines += [f"- {name}: {x.low:g} to {x.high:g} {x.unit}" for name, x in sorted(manifest.input_limits.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else json.dumps(value, sort_keys=True)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``make`` from a training run, ``verify`` and ``show`` a folder."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except BundleError as error:
+        print(f"bundle error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.bundle", description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    make = verbs.add_parser("make", help="make a bundle folder from a training checkpoint and an evaluation")
+    make.add_argument("checkpoint", type=Path, help="runs/NAME/best.safetensors, with best.json beside it")
+    make.add_argument("--out", type=Path, default=default_bundle())
+    make.add_argument("--name", default="npc-phantom-small")
+    make.add_argument("--version", default="0.1.0")
+    make.add_argument("--metrics", type=Path, help="JSON written by python -m model.evaluate")
+    make.add_argument("--no-flip", action="store_true", help="do not average over the mirror image")
+    make.set_defaults(run=_make)
+    for name, run, text in (("verify", _verify, "check hashes, golden case"), ("show", _show, "print the manifest")):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("folder", type=Path, nargs="?", default=default_bundle())
+        verb.set_defaults(run=run)
+    return parser
+
+
+def _make(options: argparse.Namespace) -> int:
+    facts = json.loads(options.checkpoint.with_suffix(".json").read_text(encoding="utf-8"))
+    measured = json.loads(options.metrics.read_text(encoding="utf-8")) if options.metrics else {}
+    grid = facts["grid"]
+    recipe = Recipe(
+        name=options.name,
+        version=options.version,
+        network=NetworkConfig.from_dict(facts["network"]),
+        grid=GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), grid["oversample"]),
+        temperature=float(measured.pop("temperature", 1.0)),
+        metrics={**facts.get("training", {}), **measured},
+        centre_offset_mm=tuple(facts["centre_offset_mm"]),
+        flip_average=not options.no_flip,
+    )
+    bundle = make_bundle(options.out, load_file(options.checkpoint), recipe)
+    print(f"{options.out}: {bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    result = Bundle.open(options.folder).verify()
+    print(result.message)
+    return 0 if result.agrees else 1
+
+
+def _show(options: argparse.Namespace) -> int:
+    manifest = read_manifest(options.folder)
+    print(manifest.to_json(), end="")
+    print(f"sha256 {hashlib.sha256((options.folder / FILE).read_bytes()).hexdigest()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Soft Jaccard + focal for the map, cross-entropy for the stage, and weights that learn without running away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from monai.losses.dice import DiceLoss
+from monai.losses.focal_loss import FocalLoss
+from torch import Tensor, nn
+
+LOG_WEIGHT_LIMIT: Final = 3.0
+
+
+class SegmentationLoss(nn.Module):
+    """Soft Jaccard on the sigmoid plus focal loss with gamma 2, one to one (A17)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jaccard = DiceLoss(sigmoid=True, jaccard=True, smooth_nr=1.0, smooth_dr=1.0)
+        self.focal = FocalLoss(gamma=2.0)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(b, 1, z, y, x) logits and 0..1 target -> scalar."""
+        loss: Tensor = self.jaccard(logits, target) + self.focal(logits, target)
+        return loss
+
+
+class UncertaintyWeights(nn.Module):
+    """lambda_i = exp(-s_i), s_i learned from 0; the term +s_i keeps lambda from collapsing to nothing (A16).
+
+    The paper's literal lambda * L has the gradient L > 0 in lambda: it falls through zero and the loss is maximised.
+    """
+
+    def __init__(self, tasks: int = 2) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.zeros(tasks))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """(tasks,) -> sum of exp(-s) L + s."""
+        s = self.s.clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT)
+        return (torch.exp(-s) * losses + s).sum()
+
+    def weights(self) -> list[float]:
+        """The lambdas now."""
+        return torch.exp(-self.s.detach().clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT)).tolist()

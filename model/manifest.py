@@ -1,0 +1,160 @@
+"""``bundle.json`` as a frozen value: read, checked and written without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+FILE: Final = "bundle.json"
+FORMAT: Final = 1
+
+
+class BundleError(Exception):
+    """A bundle folder is missing, damaged or of an unknown kind. The message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """The window the network sees: ``shape`` voxels of ``spacing_mm``, both (z, y, x).
+
+    ``oversample`` spline samples per pixel and axis are averaged into one pixel: 4 x 0.46875 mm makes 1.875 mm, so a
+    reduced grid is the paper's grid (0.4688 mm) block-averaged, and 1 is the paper's grid itself.
+    """
+
+    shape: tuple[int, int, int] = (21, 56, 56)
+    spacing_mm: tuple[float, float, float] = (6.0, 1.875, 1.875)
+    oversample: int = 4
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """Full size of the window in mm, (z, y, x)."""
+        z, y, x = (n * mm for n, mm in zip(self.shape, self.spacing_mm, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A range of one measured input that training covered, ends included."""
+
+    low: float
+    high: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class LimitFinding:
+    """A measured input outside what training covered: a warning, not a refusal."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """A26: threshold, then the largest component and those of ``keep_cc`` or more within ``reach_mm`` of it."""
+
+    threshold: float = 0.5
+    keep_cc: float = 0.3
+    reach_mm: float = 15.0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says about itself. ``files`` holds the SHA-256 of every other file in the folder."""
+
+    name: str
+    version: str
+    data: str
+    statement: str
+    inputs: tuple[str, ...]
+    structures: tuple[str, ...]
+    stage_classes: tuple[str, ...]
+    staging_edition: str
+    grid: GridSpec
+    network: Mapping[str, Any]
+    postprocess: Postprocess
+    temperature: float
+    flip_average: bool
+    centre_offset_mm: tuple[float, float, float]
+    input_limits: Mapping[str, Limit]
+    metrics: Mapping[str, Any]
+    generator_sha256: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a voxel belongs to the structure."""
+        return self.postprocess.threshold
+
+    def to_json(self) -> str:
+        """The text of ``bundle.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``bundle.json`` of a bundle folder; no weights, no torch. Raises ``BundleError``."""
+    path = folder / FILE
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing: point the setting at a bundle folder or reinstall the bundle") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): restore the bundle from its release") from error
+    return _manifest(raw, path)
+
+
+def _manifest(raw: Any, path: Path) -> Manifest:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise BundleError(f"{path} is not bundle format {FORMAT}: install a bundle made for this release")
+    try:
+        return _from_dict(raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"{path} lacks or misspells a field ({error!r}): restore the bundle from its release"
+        ) from error
+
+
+def _from_dict(raw: dict[str, Any]) -> Manifest:
+    fields = dict(raw)
+    for name in ("inputs", "structures", "stage_classes", "centre_offset_mm"):
+        fields[name] = tuple(fields[name])
+    grid = dict(raw["grid"])
+    fields["grid"] = GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), int(grid["oversample"]))
+    fields["postprocess"] = Postprocess(**raw["postprocess"])
+    fields["input_limits"] = {name: Limit(**limit) for name, limit in raw["input_limits"].items()}
+    return Manifest(**fields)
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check every file of the folder against the manifest's SHA-256. Raises ``BundleError`` naming the file."""
+    for name, expected in sorted(manifest.files.items()):
+        path = folder / name
+        if Path(name).name != name:
+            raise BundleError(f"{folder / FILE} lists {name!r}, which is not a plain file name: do not use this bundle")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: restore the bundle from its release")
+        if file_sha256(path) != expected:
+            raise BundleError(f"{path} does not match its SHA-256 in {FILE}: it is damaged, restore the bundle")
+    _refuse_strangers(folder, manifest)
+
+
+def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
+    known = {FILE, *manifest.files}
+    strangers = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in known)
+    if strangers:
+        raise BundleError(f"{folder / strangers[0]} is not listed in {FILE}: remove it or restore the bundle")

@@ -1,0 +1,285 @@
+"""The network in one sitting: U-Net of 8 encoder and 7 decoder units, map x image, 3-D BoTNet-50, feature fusion.
+
+Paper section 2.3; holes filled as A1..A15 of the design. Shapes stand beside the lines as (channels, z, y, x) for the
+paper's 21 x 224 x 224 window. Norms: InstanceNorm inside the U-Net, BatchNorm in the T-net and the fusion module,
+because a global average over an InstanceNorm is a constant (A7).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Triple = tuple[int, int, int]
+
+STRIDES: Final[tuple[Triple, ...]] = ((1, 2, 2),) * 3 + ((2, 2, 2),) * 3 + ((1, 2, 2),)
+"""Pooling after encoder units 1..7 as (z, y, x): z is pooled once the pixel has grown to the slice (A2)."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that shapes the weights. ``grid`` is fixed at build time: the positions of A13 are learned for it."""
+
+    grid: Triple = (21, 56, 56)
+    channels: int = 1
+    classes: int = 4
+    widths: tuple[int, ...] = (8, 16, 32, 48, 64, 64, 64, 64)
+    flat_levels: int = 2
+    pool: str = "max"
+    stem_stride: Triple = (1, 2, 2)
+    stem_pool: Triple = (1, 1, 1)
+    stage_width: int = 12
+    stage_blocks: tuple[int, ...] = (3, 4, 6, 3)
+    heads: int = 4
+    fusion_width: int = 64
+    dropout: float = 0.1
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:
+        """Back from JSON, where tuples became lists."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: Final[Mapping[str, NetworkConfig]] = {
+    "tiny": NetworkConfig(
+        grid=(21, 32, 32), widths=(4, 8, 8, 16, 16, 16, 16, 16), stage_width=4, fusion_width=16, dropout=0.0
+    ),
+    "small": NetworkConfig(),
+}
+
+
+def pooled(size: Triple, stride: Triple) -> Triple:
+    """Grid after one ceil-mode pooling: 7 -> 4 -> 2 (A1)."""
+    z, y, x = (-(-n // s) for n, s in zip(size, stride, strict=True))
+    return z, y, x
+
+
+class Unit(nn.Module):
+    """One encoder or decoder unit: twice convolution, InstanceNorm, LeakyReLU; ``flat`` convolves in-plane only."""
+
+    def __init__(self, inside: int, outside: int, *, flat: bool) -> None:
+        super().__init__()
+        kernel: Triple = (1, 3, 3) if flat else (3, 3, 3)
+        padding: Triple = (0, 1, 1) if flat else (1, 1, 1)
+        layers: list[nn.Module] = []
+        for width in (inside, outside):
+            layers += [
+                nn.Conv3d(width, outside, kernel, padding=padding, bias=False),
+                nn.InstanceNorm3d(outside, affine=True),
+                nn.LeakyReLU(0.01, inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(inside, z, y, x) -> (outside, z, y, x)."""
+        return cast("Tensor", self.layers(x))
+
+
+class Up(nn.Module):
+    """Decoder unit: up-convolution, crop to the skip's size, concatenate, ``Unit``."""
+
+    def __init__(self, below: int, skip: int, stride: Triple, *, flat: bool) -> None:
+        super().__init__()
+        self.raise_ = nn.ConvTranspose3d(below, skip, stride, stride)
+        self.unit = Unit(2 * skip, skip, flat=flat)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(below, z', y', x') and (skip, z, y, x) -> (skip, z, y, x)."""
+        z, y, w = skip.shape[2:]
+        up = self.raise_(x)[:, :, :z, :y, :w]
+        return cast("Tensor", self.unit(torch.cat((up, skip), dim=1)))
+
+
+class UNet8(nn.Module):
+    """Eight encoder units, seven decoder units, 1x1x1 convolution (2.3.1): logits and the three shared features."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        if len(widths) != len(STRIDES) + 1:
+            raise ValueError(f"the U-Net has {len(STRIDES) + 1} encoder units, got {len(widths)} widths")
+        inputs = (config.channels, *widths[:-1])
+        self.encoder = nn.ModuleList(
+            Unit(i, o, flat=level < config.flat_levels) for level, (i, o) in enumerate(zip(inputs, widths, strict=True))
+        )
+        pool = nn.MaxPool3d if config.pool == "max" else nn.AvgPool3d
+        self.pools = nn.ModuleList(pool(stride, stride, ceil_mode=True) for stride in STRIDES)
+        self.decoder = nn.ModuleList(
+            Up(widths[level + 1], widths[level], STRIDES[level], flat=level < config.flat_levels)
+            for level in reversed(range(len(STRIDES)))
+        )
+        self.head = nn.Conv3d(widths[0], 1, 1)
+        self.shared_widths = (widths[-2], widths[-1], widths[-2])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """(c, 21, 224, 224) -> logits (1, 21, 224, 224) and [e7 (., 3, 4, 4), e8 (., 3, 2, 2), d1 (., 3, 4, 4)]."""
+        skips: list[Tensor] = []
+        for unit, pool in zip(self.encoder, (*self.pools, nn.Identity()), strict=True):
+            skips.append(unit(x))  # z 21 21 21 21 11 6 3 3, in-plane 224 112 56 28 14 7 4 2
+            x = pool(skips[-1])
+        first = x = self.decoder[0](x, skips[-2])
+        for unit, skip in zip(self.decoder[1:], reversed(skips[:-2]), strict=True):
+            x = unit(x, skip)
+        return self.head(x), (skips[-2], skips[-1], first)
+
+
+class Attention3d(nn.Module):
+    """Multi-head self-attention over voxels with learned factorised positions p = Rz + Ry + Rx (A13).
+
+    The logits q.k + q.p are q.(k + p), so one scaled dot-product call does it; q, k, v are 1x1x1 convolutions.
+    """
+
+    def __init__(self, width: int, grid: Triple, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide {width} channels")
+        self.heads = heads
+        self.grid = grid
+        self.qkv = nn.Conv3d(width, 3 * width, 1, bias=False)
+        each = width // heads
+        z, y, x = grid
+        scale = each**-0.5
+        self.rz = nn.Parameter(scale * torch.randn(heads, each, z, 1, 1))
+        self.ry = nn.Parameter(scale * torch.randn(heads, each, 1, y, 1))
+        self.rx = nn.Parameter(scale * torch.randn(heads, each, 1, 1, x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(width, *grid) -> (width, *grid)."""
+        batch, width = x.shape[:2]
+        each = width // self.heads
+        q, k, v = self.qkv(x).reshape(batch, 3, self.heads, each, -1).transpose(-1, -2).unbind(1)
+        p = (self.rz + self.ry + self.rx).reshape(self.heads, each, -1).transpose(-1, -2)
+        mixed = F.scaled_dot_product_attention(q, k + p, v)  # (batch, heads, voxels, each)
+        return mixed.transpose(-1, -2).reshape(batch, width, *self.grid)
+
+
+class Bottleneck(nn.Module):
+    """ResNet-50 bottleneck 1x1x1, 3x3x3, 1x1x1 (x4); with ``grid`` the middle one is attention, then pooling (A14)."""
+
+    expansion: Final = 4
+
+    def __init__(self, inside: int, width: int, stride: Triple, *, grid: Triple | None = None, heads: int = 4) -> None:
+        super().__init__()
+        outside = width * self.expansion
+        self.reduce = nn.Sequential(nn.Conv3d(inside, width, 1, bias=False), nn.BatchNorm3d(width), nn.ReLU(True))
+        middle: list[nn.Module]
+        if grid is None:
+            middle = [nn.Conv3d(width, width, 3, stride, padding=1, bias=False)]
+        else:
+            middle = [Attention3d(width, grid, heads), nn.AvgPool3d(stride, stride, ceil_mode=True)]
+        self.middle = nn.Sequential(*middle, nn.BatchNorm3d(width), nn.ReLU(True))
+        self.expand = nn.Sequential(nn.Conv3d(width, outside, 1, bias=False), nn.BatchNorm3d(outside))
+        self.shortcut: nn.Module = nn.Identity()
+        if inside != outside or stride != (1, 1, 1):
+            self.shortcut = nn.Sequential(nn.Conv3d(inside, outside, 1, stride, bias=False), nn.BatchNorm3d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(inside, z, y, x) -> (4 width, z / stride, y / stride, x / stride)."""
+        return F.relu(self.expand(self.middle(self.reduce(x))) + self.shortcut(x))
+
+
+class BoTNet3d(nn.Module):
+    """ResNet-50 (3, 4, 6, 3) in 3-D whose last three bottlenecks attend instead of convolve (2.3.2; strides A15)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.stage_width
+        self.stem = nn.Sequential(
+            nn.Conv3d(config.channels, width, (3, 7, 7), config.stem_stride, padding=(1, 3, 3), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(True),
+        )
+        self.pool = nn.MaxPool3d(config.stem_pool, config.stem_pool, ceil_mode=True)
+        grid = pooled(pooled(config.grid, config.stem_stride), config.stem_pool)
+        blocks: list[nn.Module] = []
+        inside = width
+        for stage, count in enumerate(config.stage_blocks):
+            for index in range(count):
+                stride: Triple = (2, 2, 2) if index == 0 and stage > 0 else (1, 1, 1)
+                attends = stage == len(config.stage_blocks) - 1 and index >= count - 3
+                now = width * 2**stage
+                blocks.append(Bottleneck(inside, now, stride, grid=grid if attends else None, heads=config.heads))
+                inside = now * Bottleneck.expansion
+                grid = pooled(grid, stride)
+        self.blocks = nn.Sequential(*blocks)
+        self.grid = grid
+        self.width = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(c, 21, 224, 224) -> (32 w, 3, 7, 7)."""
+        return cast("Tensor", self.blocks(self.pool(self.stem(x))))
+
+
+class Fusion(nn.Module):
+    """Feature-fusion-aware module over encoder 7, encoder 8, decoder 1 and the T-net (A12)."""
+
+    def __init__(self, widths: tuple[int, ...], grid: Triple, config: NetworkConfig) -> None:
+        super().__init__()
+        d = config.fusion_width
+        self.grid = grid
+        self.points = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(width, d, 1, bias=False), nn.BatchNorm3d(d), nn.ReLU(True)) for width in widths
+        )
+        self.mix = nn.Sequential(
+            nn.Conv3d(d * len(widths), d, 3, padding=1, bias=False), nn.BatchNorm3d(d), nn.ReLU(True)
+        )
+        self.attention = Attention3d(d, grid, config.heads)
+        self.linear = nn.Conv3d(d, d, 1)
+        self.norm = nn.BatchNorm3d(d)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Four maps on their own grids -> (d,): resized, mixed, attended with a residual, averaged over the grid."""
+        same = [
+            F.interpolate(point(feature), size=self.grid, mode="trilinear", align_corners=False)
+            for point, feature in zip(self.points, features, strict=True)
+        ]
+        x = self.mix(torch.cat(same, dim=1))  # (d, 3, 7, 7)
+        x = F.relu(self.norm(x + self.linear(self.attention(x))))
+        return x.mean(dim=(2, 3, 4))
+
+
+class MultiTaskNet(nn.Module):
+    """GTV map and T stage from one window (figure 2)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet8(config)
+        self.stager = BoTNet3d(config)
+        self.fusion = Fusion((*self.unet.shared_widths, self.stager.width), self.stager.grid, config)
+        self.classifier = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.fusion_width, config.classes))
+
+    def segment(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """(batch, c, *grid) -> GTV logits (batch, 1, *grid) and the three shared features."""
+        if tuple(x.shape[2:]) != self.config.grid:
+            raise ValueError(f"this network was built for a window of {self.config.grid}, got {tuple(x.shape[2:])}")
+        logits, shared = self.unet(x)
+        return logits, shared
+
+    def stage(self, x: Tensor, logits: Tensor, shared: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """What :meth:`segment` took and gave -> stage logits (batch, classes)."""
+        gtv = torch.sigmoid(logits) * x  # the paper's product; gradients flow through both (A8, A9)
+        return cast("Tensor", self.classifier(self.fusion((*shared, self.stager(gtv)))))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, c, *grid) -> GTV logits (batch, 1, *grid) and stage logits (batch, classes)."""
+        logits, shared = self.segment(x)
+        return logits, self.stage(x, logits, shared)
+
+
+def build(config: NetworkConfig, seed: int = 0) -> MultiTaskNet:
+    """A freshly initialised network; the same seed gives the same weights and leaves the global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MultiTaskNet(config)

@@ -1,0 +1,171 @@
+"""The ledger's intake pages: associations, instances, and the revisions of a series as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from npc_rtnode.adapters.database.engine import Sessions
+from npc_rtnode.adapters.database.journal import Note, born, move, tell
+from npc_rtnode.adapters.database.series import call_off
+from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, ObjectRow, SeriesRow, StudyRow
+from npc_rtnode.domain.identifiers import study_reference
+from npc_rtnode.domain.lifecycle import Event, SeriesState
+from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance, StoreOutcome
+
+_STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
+_KEPT, _CONFLICTING = "KEPT", "CONFLICTING"
+
+
+class IntakeLedger:
+    """Records what the listener received. `site_key` keys the short study references."""
+
+    def __init__(self, sessions: Sessions, site_key: str, quiet_s: float) -> None:
+        self._sessions = sessions
+        self._site_key = site_key
+        self._quiet = timedelta(seconds=quiet_s)
+
+    def association_opened(self, info: AssociationInfo, now: datetime) -> None:
+        """An association was accepted."""
+        with self._sessions.writing() as session:
+            session.add(_association(info, now))
+
+    def association_ended(self, info: AssociationInfo, how: str, now: datetime) -> None:
+        """It was released, aborted or lost."""
+        with self._sessions.writing() as session:
+            row = session.get(AssociationRow, info.association_id)
+            if row is not None:
+                row.ended_at, row.how = now, how[:200]
+
+    def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
+        """A caller was refused: kept as a row and as an event."""
+        with self._sessions.writing() as session:
+            row = _association(info, now)
+            row.ended_at, row.how = now, f"rejected: {reason}"[:200]
+            session.add(row)
+            detail = {"calling_ae": info.calling_ae, "peer_ip": info.peer_ip, "reason": reason}
+            tell(session, "association", info.association_id, "REJECTED", Note(now, detail=detail))
+
+    def not_kept(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str, now: datetime) -> None:
+        """An instance was refused: who sent it and why; nothing of it was acknowledged."""
+        with self._sessions.writing() as session:
+            detail = {"outcome": outcome, "reason": reason, "calling_ae": received.association.calling_ae}
+            tell(
+                session,
+                "association",
+                received.association.association_id,
+                "INSTANCE_REFUSED",
+                Note(now, detail=detail),
+            )
+
+    def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
+        """Whether this UID is one of our own results; if so the return is counted."""
+        with self._sessions.reading() as session:
+            if session.scalar(select(ObjectRow.id).where(ObjectRow.sop_uid == sop_uid)) is None:
+                return False
+        with self._sessions.writing() as session:
+            row = session.scalars(select(ObjectRow).where(ObjectRow.sop_uid == sop_uid)).one()
+            row.came_back += 1
+            tell(session, "object", str(row.id), "CAME_BACK", Note(now, detail={"times": row.came_back}))
+        return True
+
+    def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
+        """One transaction: the instance, its series revision, its study; STORED, DUPLICATE or CONFLICT."""
+        with self._sessions.writing() as session:
+            known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
+            if any(row.sha256 == arrival.sha256 for row in known):
+                return StoreOutcome.DUPLICATE
+            if known:
+                return self._conflict(session, known, arrival, now)
+            self._keep(session, arrival, now)
+            return StoreOutcome.STORED
+
+    def _conflict(
+        self, session: Session, known: Sequence[InstanceRow], arrival: Arrival, now: datetime
+    ) -> StoreOutcome:
+        row = session.get_one(SeriesRow, known[0].series_id)
+        latest = _latest(session, row.series_uid) or row
+        session.add(_instance(latest, arrival, _CONFLICTING, now))
+        reason = "CONFLICT: one SOP Instance UID came with two different contents; both are kept, neither is used"
+        latest.reasons = [*latest.reasons, reason]
+        if latest.state != SeriesState.QUARANTINED:
+            move(session, latest, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
+        call_off(session, latest, "the series is quarantined: conflicting contents", now)
+        return StoreOutcome.CONFLICT
+
+    def _keep(self, session: Session, arrival: Arrival, now: datetime) -> None:
+        series = _latest(session, arrival.identity.series_uid)
+        if series is None:
+            series = self._new_series(session, self._study(session, arrival, now), arrival, now, revision=1)
+        elif series.state not in _STILL_OPEN | {SeriesState.QUARANTINED}:
+            series = self._next_revision(session, series, arrival, now)
+        elif series.state == SeriesState.STALLED:
+            move(session, series, Event.INSTANCE_STORED, Note(now))
+        series.last_received_at, series.due_at = now, now + self._quiet
+        session.add(_instance(series, arrival, _KEPT, now))
+
+    def _study(self, session: Session, arrival: Arrival, now: datetime) -> StudyRow:
+        uid = arrival.identity.study_uid
+        row = session.scalar(select(StudyRow).where(StudyRow.study_uid == uid))
+        if row is None:
+            row = StudyRow(study_uid=uid, reference=study_reference(uid, self._site_key), first_received_at=now)
+            session.add(row)
+            session.flush()
+        return row
+
+    def _new_series(
+        self, session: Session, study: StudyRow, arrival: Arrival, now: datetime, revision: int
+    ) -> SeriesRow:
+        row = SeriesRow(
+            study_id=study.id,
+            series_uid=arrival.identity.series_uid,
+            revision=revision,
+            modality=arrival.identity.modality[:16],
+            called_ae=arrival.received.association.called_ae[:16],
+            state=SeriesState.RECEIVING,
+            reasons=[],
+            first_received_at=now,
+            last_received_at=now,
+        )
+        session.add(row)
+        born(session, row, Note(now, detail={"revision": revision, "study": study.reference}))
+        return row
+
+    def _next_revision(self, session: Session, old: SeriesRow, arrival: Arrival, now: datetime) -> SeriesRow:
+        because = f"SUPERSEDED: an instance came after the series was closed; revision {old.revision + 1} replaces it"
+        old.reasons = [*old.reasons, because]
+        move(session, old, Event.SUPERSEDED, Note(now))
+        call_off(session, old, because, now)
+        return self._new_series(session, old.study, arrival, now, revision=old.revision + 1)
+
+
+def _association(info: AssociationInfo, now: datetime) -> AssociationRow:
+    return AssociationRow(
+        id=info.association_id,
+        calling_ae=info.calling_ae[:64],
+        called_ae=info.called_ae[:64],
+        peer_ip=info.peer_ip[:45],
+        opened_at=now,
+    )
+
+
+def _instance(series: SeriesRow, arrival: Arrival, state: str, now: datetime) -> InstanceRow:
+    return InstanceRow(
+        series_id=series.id,
+        association_id=arrival.received.association.association_id,
+        sop_uid=arrival.identity.sop_uid,
+        sop_class_uid=arrival.identity.sop_class_uid,
+        transfer_syntax_uid=arrival.received.transfer_syntax_uid,
+        sha256=arrival.sha256,
+        size=arrival.size,
+        state=state,
+        received_at=now,
+    )
+
+
+def _latest(session: Session, series_uid: str) -> SeriesRow | None:
+    newest = select(SeriesRow).where(SeriesRow.series_uid == series_uid).order_by(SeriesRow.revision.desc()).limit(1)
+    return session.scalar(newest.with_for_update())

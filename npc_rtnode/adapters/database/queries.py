@@ -1,0 +1,221 @@
+"""The ledger's reading room: what the CLI and the page tell, as plain JSON-able values. No patient identity is here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from npc_rtnode.adapters.database.desk import series_of
+from npc_rtnode.adapters.database.engine import Sessions
+from npc_rtnode.adapters.database.journal import first_broken_link
+from npc_rtnode.adapters.database.tables import (
+    AssociationRow,
+    AttemptRow,
+    DeliveryRow,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    ObjectRow,
+    SeriesRow,
+    StudyRow,
+)
+
+View = dict[str, Any]
+
+
+class Queries:
+    """Reads; never changes anything."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def studies(self, limit: int = 50, state: str | None = None) -> list[View]:
+        """Studies, newest first; with `state`, those where a series or a job is in it."""
+        with self._sessions.reading() as session:
+            rows = session.scalars(select(StudyRow).order_by(StudyRow.id.desc()).limit(limit * 10 if state else limit))
+            views = [_study_line(session, row) for row in rows]
+        return [v for v in views if state is None or state in v["states"]][:limit]
+
+    def study(self, reference: str) -> View:
+        """All that is known of one study; raises NotFound."""
+        with self._sessions.reading() as session:
+            rows = series_of(session, reference)
+            study = rows[0].study
+            return {
+                "study": study.reference,
+                "study_uid": study.study_uid,
+                "first_received_at": _time(study.first_received_at),
+                "series": [_series(session, row) for row in rows],
+            }
+
+    def history(self, reference: str) -> list[View]:
+        """Every event of a study's series, jobs and deliveries, in order."""
+        with self._sessions.reading() as session:
+            subjects = _subjects(series_of(session, reference))
+            rows = session.scalars(select(EventRow).order_by(EventRow.seq))
+            return [_event(row) for row in rows if (row.subject, row.subject_id) in subjects]
+
+    def counts(self) -> View:
+        """How many of what, by state."""
+        with self._sessions.reading() as session:
+            return {
+                "instances": session.scalar(select(func.count(InstanceRow.id))) or 0,
+                "series": _by_state(session, SeriesRow),
+                "jobs": _by_state(session, JobRow),
+                "deliveries": _by_state(session, DeliveryRow),
+                "came_back": session.scalar(select(func.coalesce(func.sum(ObjectRow.came_back), 0))) or 0,
+                "rejected_associations": session.scalar(
+                    select(func.count(AssociationRow.id)).where(AssociationRow.how.startswith("rejected"))
+                )
+                or 0,
+            }
+
+    def chain_is_whole(self) -> bool:
+        """Whether every event follows from the one before."""
+        with self._sessions.reading() as session:
+            return first_broken_link(session) is None
+
+
+def _by_state(session: Session, table: Any) -> dict[str, int]:
+    rows = session.execute(select(table.state, func.count()).group_by(table.state))
+    return {row[0]: row[1] for row in rows}
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds") if at else None
+
+
+def _study_line(session: Session, row: StudyRow) -> View:
+    jobs = [job for series in row.series for job in series.jobs]
+    instances = select(func.count(InstanceRow.id)).join(SeriesRow).where(SeriesRow.study_id == row.id)
+    return {
+        "study": row.reference,
+        "first_received_at": _time(row.first_received_at),
+        "series": len(row.series),
+        "instances": session.scalar(instances) or 0,
+        "states": sorted({*(s.state for s in row.series), *(j.state for j in jobs)}),
+        "stage": next((j.results.get("stage") for j in reversed(jobs) if j.results.get("stage")), None),
+        "volume_cc": next((j.results.get("volume_cc") for j in reversed(jobs) if j.results.get("volume_cc")), None),
+    }
+
+
+def _series(session: Session, row: SeriesRow) -> View:
+    instances = select(func.count(InstanceRow.id)).where(InstanceRow.series_id == row.id)
+    callers = (
+        select(AssociationRow.calling_ae, AssociationRow.peer_ip)
+        .join(InstanceRow, InstanceRow.association_id == AssociationRow.id)
+        .where(InstanceRow.series_id == row.id)
+        .distinct()
+    )
+    return {
+        "series": row.id,
+        "series_uid": row.series_uid,
+        "revision": row.revision,
+        "modality": row.modality,
+        "state": row.state,
+        "reasons": list(row.reasons),
+        "instances": session.scalar(instances) or 0,
+        "from": [f"{ae} at {ip}" for ae, ip in session.execute(callers)],
+        "called_ae": row.called_ae,
+        "first_received_at": _time(row.first_received_at),
+        "last_received_at": _time(row.last_received_at),
+        "closed_at": _time(row.closed_at),
+        "closed_because": row.closed_because,
+        "input_digest": row.input_digest,
+        "rules_hash": row.rules_hash,
+        "operators_word": row.operators_word,
+        "verdicts": _verdicts(row),
+        "jobs": [_job(session, job) for job in row.jobs],
+    }
+
+
+def _verdicts(row: SeriesRow) -> list[View]:
+    """The verdicts of the latest judgement; earlier ones stay in the table."""
+    latest = max((verdict.at for verdict in row.verdicts), default=None)
+    return [{"rule": v.rule, "truth": v.truth, "because": v.because} for v in row.verdicts if v.at == latest]
+
+
+def _job(session: Session, row: JobRow) -> View:
+    return {
+        "job": row.id,
+        "state": row.state,
+        "reasons": list(row.reasons),
+        "releasable": row.releasable,
+        "result_revision": row.result_revision,
+        "work_key": row.work_key,
+        "bundle": row.bundle_name,
+        "bundle_hash": row.bundle_hash,
+        "settings_hash": row.settings_hash,
+        "indication": row.indication,
+        "attempts": _attempts(session, "job", row.id),
+        "last_error": row.last_error,
+        "results": row.results,
+        "objects": [_object(session, item) for item in row.objects],
+    }
+
+
+def _object(session: Session, row: ObjectRow) -> View:
+    return {
+        "kind": row.kind,
+        "sop_uid": row.sop_uid,
+        "sha256": row.sha256,
+        "size": row.size,
+        "came_back": row.came_back,
+        "deliveries": [_delivery(session, delivery) for delivery in row.deliveries],
+    }
+
+
+def _delivery(session: Session, row: DeliveryRow) -> View:
+    return {
+        "delivery": row.id,
+        "destination": row.destination,
+        "state": row.state,
+        "status": None if row.status is None else f"0x{row.status:04X}",
+        "warning": row.warning,
+        "sent_at": _time(row.sent_at),
+        "due_at": _time(row.due_at),
+        "last_error": row.last_error,
+        "attempts": _attempts(session, "delivery", row.id),
+    }
+
+
+def _attempts(session: Session, subject: str, subject_id: int) -> list[View]:
+    query = select(AttemptRow).where(AttemptRow.subject == subject, AttemptRow.subject_id == subject_id)
+    return [
+        {
+            "stage": row.stage,
+            "started_at": _time(row.started_at),
+            "ended_at": _time(row.ended_at),
+            "outcome": row.outcome,
+            "detail": row.detail,
+        }
+        for row in session.scalars(query.order_by(AttemptRow.id))
+    ]
+
+
+def _subjects(rows: list[SeriesRow]) -> set[tuple[str, str]]:
+    jobs = [job for row in rows for job in row.jobs]
+    items = [item for job in jobs for item in job.objects]
+    deliveries = [d for item in items for d in item.deliveries]
+    return {
+        *(("series", str(row.id)) for row in rows),
+        *(("job", str(row.id)) for row in jobs),
+        *(("object", str(row.id)) for row in items),
+        *(("delivery", str(row.id)) for row in deliveries),
+    }
+
+
+def _event(row: EventRow) -> View:
+    return {
+        "seq": row.seq,
+        "at": _time(row.at),
+        "actor": row.actor,
+        "subject": f"{row.subject} {row.subject_id}",
+        "event": row.event,
+        "from": row.from_state,
+        "to": row.to_state,
+        "detail": row.detail,
+    }

@@ -1,0 +1,695 @@
+"""The Storage SCP: who may send, what is taken, and what each sender is told.
+
+pynetdicom 3.0.4 speaks the protocol; the classes here close the holes measured in intake.md 1.2 (its row numbers stand
+beside the code). Nothing is decoded: the encoded data set goes to the sink as it came, and only the sink's verdict
+becomes a status word. This module runs in a small process of its own, without torch and without pixel codecs.
+
+Memory: one object is held in memory whole, at most `max_object_mb`, in each of at most `max_associations`; the chunked
+way through a file (row 26) is not taken yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import secrets
+import socket
+import socketserver
+import struct
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any, Final, NamedTuple
+
+import pydicom.config
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimseServiceType
+from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from npc_rtnode.adapters.dicom.structure import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION,
+    TRANSFER_SYNTAXES,
+    checked_uid,
+)
+from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.errors import NodeError, Unreadable
+from npc_rtnode.ports import InstanceSink
+from npc_rtnode.settings import ListenerSettings
+
+_log = logging.getLogger(__name__)
+
+STORAGE_CLASSES: Final = (  # what travels with an MR study, to be kept or set aside with a reason
+    uid.MRImageStorage,
+    uid.EnhancedMRImageStorage,
+    uid.EnhancedMRColorImageStorage,
+    uid.MRSpectroscopyStorage,
+    uid.RTStructureSetStorage,
+    uid.SecondaryCaptureImageStorage,
+    uid.MultiFrameSingleBitSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+    uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.ColorSoftcopyPresentationStateStorage,
+    uid.KeyObjectSelectionDocumentStorage,
+    uid.BasicTextSRStorage,
+    uid.EnhancedSRStorage,
+    uid.ComprehensiveSRStorage,
+    uid.Comprehensive3DSRStorage,
+    uid.EncapsulatedPDFStorage,
+    uid.RawDataStorage,
+    uid.SegmentationStorage,
+    uid.ParametricMapStorage,
+    uid.SpatialRegistrationStorage,
+    uid.DeformableSpatialRegistrationStorage,
+    uid.RealWorldValueMappingStorage,
+    uid.CTImageStorage,
+    uid.EnhancedCTImageStorage,
+    uid.PositronEmissionTomographyImageStorage,
+    uid.EnhancedPETImageStorage,
+)
+
+
+class _Answer(NamedTuple):
+    status: int
+    comment: str  # (0000,0902) ErrorComment, LO: at most 64 characters, never a text from a peer
+
+
+STATUS: Final = {  # PS3.4 B.2.3: what a sender is told of each outcome
+    StoreOutcome.STORED: _Answer(0x0000, ""),
+    StoreOutcome.DUPLICATE: _Answer(0x0000, ""),
+    StoreOutcome.CONFLICT: _Answer(0x0000, ""),
+    StoreOutcome.OWN_OBJECT: _Answer(0x0000, ""),
+    StoreOutcome.MISMATCH: _Answer(0xA900, "Data set and command disagree on SOP Class or Instance"),
+    StoreOutcome.UNREADABLE: _Answer(0xC000, "Data set is truncated, malformed or unidentified"),
+    StoreOutcome.NO_RESOURCES: _Answer(0xA700, "Out of resources for now, please send again"),
+}
+_WRONG_CLASS: Final = _Answer(0xA900, "SOP Class is not that of the presentation context")
+_BAD_COMMAND: Final = _Answer(0xC000, "The command lacks a valid SOP Class or Instance UID")
+
+
+class _Refusal(NamedTuple):
+    result: int  # PS3.8 9.3.4: 1 permanent, 2 transient
+    source: int  # 1 service user, 3 service provider (presentation)
+    diagnostic: int
+    reason: str
+
+
+_CALLED_UNKNOWN: Final = _Refusal(1, 1, 7, "called AE title not recognised")
+_CALLING_UNKNOWN: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this address")
+_FULL: Final = _Refusal(2, 3, 2, "local limit of associations reached")
+
+_ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 128 contexts take about 90 kB
+_CONTROL_LIMIT: Final = 1024  # bytes of a release or abort PDU; they have 4
+_PDU_SLACK: Final = 4096  # bytes above the length we advertised (row 7)
+_COMMAND_LIMIT: Final = 64 * 1024  # bytes of one command set (row 8)
+_OUTSTANDING_LIMIT: Final = 2  # requests before their answer; no async window is ever negotiated (row 9)
+_P_DATA: Final = 4  # PDU type, PS3.8 9.3.5
+_PDU_TYPES: Final = range(1, 8)
+
+PDU_GRACE_S: Final = 4.0  # a PDU, once begun, has this long …
+PDU_BYTES_PER_S: Final = 16 * 1024  # … plus its size at this rate (rows 1, 2, 3, 5)
+_SEND_TIMEOUT_S: Final = 10.0
+_ASSOCIATE_TIMEOUT_S: Final = 10.0  # from connection to a complete A-ASSOCIATE-RQ (row 4)
+_WAITING_ROOM: Final = 64  # connections without an association, all addresses together (row 11)
+_WAITING_ROOM_PER_ADDRESS: Final = 32
+_STRANGER_PAUSE_S: Final = 60.0  # a refused address is spoken of at most this often
+
+_STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); each ends the association
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    EOFError,
+    struct.error,
+)
+
+
+class Listener:
+    """Answers on one port, for every called AE title of the settings, the peers of the settings and nobody else."""
+
+    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
+        """Nothing is opened before `start`."""
+        self._settings = settings
+        self._door = _Door(settings, sink)
+        self._server: _Server | None = None
+
+    def start(self) -> int:
+        """Bind and serve in a thread; returns the port that was bound. OSError when the address cannot be had."""
+        ae = _entity(self._settings)
+        address = (self._settings.host, self._settings.port)
+        _QUIET.enter()
+        try:
+            server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+        except OSError:
+            _QUIET.leave()
+            raise
+        server.door = self._door
+        self._server = server
+        threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True).start()
+        return int(server.server_address[1])
+
+    def stop(self, grace_s: float) -> None:
+        """Take no more, let associations end by themselves for `grace_s` seconds, then abort and cut the rest."""
+        if self._server is None:
+            return
+        socketserver.BaseServer.shutdown(self._server)
+        self._server.server_close()
+        self._server = None
+        _wait_until(self._door.empty, grace_s)
+        self._door.cut_all()
+        _QUIET.leave()
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open now."""
+        return self._door.established
+
+
+def _entity(settings: ListenerSettings) -> AE:
+    ae = AE(settings.called[0].ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION
+    ae.maximum_pdu_size = settings.max_pdu_bytes
+    ae.maximum_associations = 1_000_000  # it counts threads, half-open ones too (row 10): the door counts instead
+    ae.network_timeout = ae.dimse_timeout = settings.idle_timeout_s
+    ae.acse_timeout = min(_ASSOCIATE_TIMEOUT_S, settings.idle_timeout_s)
+    for storage_class in STORAGE_CLASSES:
+        ae.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+    ae.add_supported_context(Verification)
+    return ae
+
+
+def _note_loss(event: Any) -> None:
+    """An A-P-ABORT that we did not cause means that the connection is gone."""
+    event.assoc.connection_lost |= isinstance(event.primitive, A_P_ABORT)
+
+
+def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+# --- who may talk -----------------------------------------------------------------------------------------------------
+
+
+class AccessList:
+    """The settings' called titles and peers, ready to be asked; an empty list of peers admits nobody."""
+
+    def __init__(self, settings: ListenerSettings) -> None:
+        """Networks are parsed once (`ipaddress`, never a string prefix)."""
+        self._called = frozenset(called.ae_title for called in settings.called)
+        self._peers = [(peer.ae_title, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+
+    def knows_address(self, ip: str) -> bool:
+        """Whether any peer may call from there at all: asked before a byte is parsed."""
+        return any(_within(ip, networks) for _, networks in self._peers)
+
+    def refusal(self, info: AssociationInfo) -> _Refusal | None:
+        """Why this caller is refused, or None."""
+        if info.called_ae not in self._called:
+            return _CALLED_UNKNOWN
+        if not any(title == info.calling_ae and _within(info.peer_ip, networks) for title, networks in self._peers):
+            return _CALLING_UNKNOWN
+        return None
+
+
+def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+class _Door:
+    """What all connections of one listener share: the access list, the counts and the sink."""
+
+    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
+        self.settings = settings
+        self.object_limit = settings.max_object_mb << 20
+        self._access = AccessList(settings)
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._open: set[_Association] = set()
+        self._strangers: dict[str, float] = {}
+
+    @property
+    def established(self) -> int:
+        """Associations that were admitted and have not ended."""
+        with self._lock:
+            return sum(assoc.admitted for assoc in self._open)
+
+    def empty(self) -> bool:
+        """Whether every connection has ended."""
+        return not self._open
+
+    def lets_in(self, ip: str) -> bool:
+        """Address and number of waiting connections, before any byte is read (rows 4, 11)."""
+        if not self._access.knows_address(ip):
+            self._note_stranger(ip)
+            return False
+        with self._lock:
+            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted)
+        return waiting.total() < _WAITING_ROOM and waiting[ip] < _WAITING_ROOM_PER_ADDRESS
+
+    def entered(self, assoc: _Association) -> None:
+        """A connection was accepted."""
+        with self._lock:
+            self._open.add(assoc)
+
+    def judge(self, assoc: _Association) -> _Refusal | None:
+        """Admit the association and count it, or say why not."""
+        refusal = self._access.refusal(assoc.info)
+        with self._lock:
+            if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
+                refusal = _FULL
+            assoc.admitted = refusal is None
+        if refusal:
+            self._refused(assoc.info, refusal.reason)
+        return refusal
+
+    def opened(self, assoc: _Association) -> None:
+        """The association was accepted; said before its first message is served."""
+        assoc.announced = True
+        with _sink_faults():
+            self._sink.opened(assoc.info)
+
+    def ended(self, assoc: _Association) -> None:
+        """The connection is closed, its thread about to end."""
+        if assoc.announced:
+            with _sink_faults():
+                self._sink.closed(assoc.info, assoc.how_it_ended())
+        with self._lock:
+            self._open.discard(assoc)
+
+    def on_store(self, event: Any) -> Dataset:
+        """C-STORE: the sink's verdict as a status (PS3.4 B.2.3); a sink that fails means 'send again'."""
+        request, outcome = event.request, StoreOutcome.NO_RESOURCES
+        with _sink_faults():
+            outcome = self._sink.store(
+                ReceivedInstance(
+                    association=event.assoc.info,
+                    sop_class_uid=str(request.AffectedSOPClassUID),
+                    sop_uid=str(request.AffectedSOPInstanceUID),
+                    transfer_syntax_uid=str(event.context.transfer_syntax),
+                    encoded=request.DataSet.getvalue() if request.DataSet else b"",
+                )
+            )
+        return _status(STATUS[outcome])
+
+    def cut_all(self) -> None:
+        """Abort, then close under whoever is still there; a stalled peer cannot hold this up."""
+        with self._lock:
+            left = list(self._open)
+        for assoc in left:
+            assoc.abort(block=False)
+        _wait_until(self.empty, 0.2)
+        for assoc in left:
+            assoc.cut()
+        for assoc in left:
+            assoc.join(2.0)
+            assoc.dul.join(2.0)
+
+    def _refused(self, info: AssociationInfo, reason: str) -> None:
+        _log.warning("association refused: %s; calling %s from %s", reason, ascii(info.calling_ae), info.peer_ip)
+        with _sink_faults():
+            self._sink.rejected(info, reason)
+
+    def _note_stranger(self, ip: str) -> None:
+        """Tell of a refused address, seldom, and never from the accepting thread (the sink may be slow)."""
+        now = time.monotonic()
+        self._strangers = {known: at for known, at in self._strangers.items() if now - at < _STRANGER_PAUSE_S}
+        if ip in self._strangers or len(self._strangers) >= _WAITING_ROOM:
+            return
+        self._strangers[ip] = now
+        info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=ip)
+        threading.Thread(target=self._refused, args=(info, "address not recognised"), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _sink_faults() -> Iterator[None]:
+    """By contract the sink never raises; if it does, the sender is not told Success and the association lives on."""
+    try:
+        yield
+    except (OSError, NodeError) as error:
+        _log.error("the sink failed: %s", type(error).__name__)
+
+
+def _status(answer: _Answer) -> Dataset:
+    status = Dataset()
+    status.Status = answer.status
+    if answer.comment:
+        status.ErrorComment = answer.comment
+    return status
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+# --- one connection ---------------------------------------------------------------------------------------------------
+
+
+class _Server(ThreadedAssociationServer):
+    daemon_threads = True
+    request_queue_size = 128
+    door: _Door
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # socketserver's signature
+        """Before any byte is parsed; on False the socket is closed."""
+        return self.door.lets_in(str(client_address[0]))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # socketserver's signature
+        """A connection that ended while it was being set up; socketserver would print a traceback."""
+        error = sys.exc_info()[0]
+        _log.warning("a connection from %s could not be set up: %s", client_address[0], error.__name__ if error else "")
+
+
+class _Handler(RequestHandler):
+    server: _Server
+
+    def _create_association(self) -> _Association:
+        """As pynetdicom's, with our association and socket."""
+        assoc = _Association(self.ae, self.server, str(self.client_address[0]))
+        connection: socket.socket = self.request
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assoc.set_socket(_Socket(assoc, connection))
+        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
+        assoc.acceptor.ae_title = self.server.ae_title
+        assoc.acceptor.address_info = self.local
+        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
+        assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
+        assoc.requestor.address_info = self.remote
+        assoc.bind(evt.EVT_C_STORE, self.server.door.on_store)
+        assoc.bind(evt.EVT_ACSE_RECV, _note_loss)
+        self.server.door.entered(assoc)
+        return assoc
+
+
+class _Socket(AssociationSocket):
+    """A socket on which a PDU, once begun, must arrive in time and within its cap (pynetdicom #272, #979, #331)."""
+
+    assoc: _Association
+
+    def __init__(self, assoc: _Association, connection: socket.socket) -> None:
+        super().__init__(assoc, client_socket=connection)
+        self._deadline = 0.0  # monotonic seconds, of the PDU being read
+        self._in_body = False
+        p_data_limit = assoc.door.settings.max_pdu_bytes + _PDU_SLACK
+        self._limits = {_P_DATA: p_data_limit, 5: _CONTROL_LIMIT, 6: _CONTROL_LIMIT, 7: _CONTROL_LIMIT}
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """The bytes asked for, fewer only when the peer closed; OSError ends the connection.
+
+        pynetdicom reads each PDU as 6 bytes of header, then its body, and only once the socket has something to read.
+        """
+        try:
+            return self._recv_body(nr_bytes) if self._in_body else self._recv_header(nr_bytes)
+        except OSError:
+            self.assoc.wake()
+            raise
+
+    def _recv_header(self, size: int) -> bytearray:
+        self._deadline = time.monotonic() + PDU_GRACE_S
+        header = self._read(size)
+        if len(header) == size:
+            self._check_header(header)
+        return header
+
+    def _recv_body(self, size: int) -> bytearray:
+        self._in_body = False
+        self._deadline += size / PDU_BYTES_PER_S
+        return self._read(size)
+
+    def send(self, bytestream: bytes) -> None:
+        """As the library's, but a peer that does not read holds this up for a bounded time only."""
+        if self.socket is not None:
+            self.socket.settimeout(_SEND_TIMEOUT_S)
+            super().send(bytestream)
+
+    def _read(self, size: int) -> bytearray:
+        connection, data, got = self._connection(), bytearray(size), 0
+        view = memoryview(data)
+        while got < size:
+            connection.settimeout(max(self._deadline - time.monotonic(), 0.001))
+            count = connection.recv_into(view[got:])
+            if count == 0:
+                break
+            got += count
+        view.release()
+        del data[got:]
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # Linux forgets it; set anew each time
+        return data
+
+    def _check_header(self, header: bytearray) -> None:
+        kind, _, length = struct.unpack(">BBL", header)
+        if kind not in _PDU_TYPES:
+            return  # pynetdicom aborts and reads no body
+        if length > self._limits.get(kind, _ASSOCIATE_LIMIT):
+            raise OSError(f"a PDU of type {kind} announces {length} bytes")
+        self._in_body = True
+
+    def _connection(self) -> socket.socket:
+        if self.socket is None:
+            raise OSError("the connection is closed")
+        return self.socket
+
+    def _shutdown_socket(self) -> None:
+        """The library's forgets to close when the peer was first."""
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
+
+class _Association(Association):
+    """One connection: pynetdicom's association with a gate, a meter and an end that always comes."""
+
+    def __init__(self, ae: AE, server: _Server, peer_ip: str) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self._server = server
+        self.name = f"AcceptorThread@{_new_id()}"  # pynetdicom finds its threads by that name
+        self.door = server.door
+        self.peer_ip = peer_ip
+        self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
+        self.admitted = self.announced = self.connection_lost = self.condemned = False
+        self.acse = _Gate(self)
+        self.dimse = _Meter(self)
+        self.dul.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+
+    def run_reactor(self) -> None:
+        """From the first byte to the last; however it ends, the connection is closed and the slot is free."""
+        try:
+            super().run_reactor()
+        finally:
+            self.cut()
+            self.door.ended(self)
+
+    def how_it_ended(self) -> str:
+        """released, aborted (by either side) or lost (the connection went away)."""
+        if self.is_released:
+            return "released"
+        return "lost" if self.connection_lost and not self.condemned else "aborted"
+
+    def wake(self) -> None:
+        """End the wait for an association request (`acse_timeout`) of a connection that is gone."""
+        if not self.admitted:
+            self.dul.to_user_queue.put(None)  # which the library reads as 'timed out'
+
+    def cut(self) -> None:
+        """Close the connection and let both threads go."""
+        self._kill = True
+        self.wake()
+        self.dul.kill_dul()
+        if self.dul.socket is not None:
+            self.dul.socket._shutdown_socket()
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Only C-STORE and C-ECHO, in a negotiated context; everything else is an abort."""
+        context = self._accepted_cx.get(context_id)
+        if context is None or not isinstance(msg, (C_STORE, C_ECHO)) or msg.MessageID is None:
+            self.abort(block=False)
+            return
+        fault = _command_fault(msg, str(context.abstract_syntax)) if isinstance(msg, C_STORE) else None
+        if fault:
+            self._answer(msg.MessageID, context_id, fault)
+        else:
+            super()._serve_request(msg, context_id)
+        self.dul._idle_timer.restart()  # the time that the sink took was not silence of the peer
+
+    def _answer(self, message_id: int, context_id: int, answer: _Answer) -> None:
+        """A C-STORE-RSP of our own; the UIDs of a faulty command are not repeated."""
+        _log.warning("C-STORE refused: %s; calling %s", answer.comment, ascii(self.info.calling_ae))
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = message_id
+        response.Status = answer.status
+        response.ErrorComment = answer.comment  # type: ignore[assignment]  # the library's None is a default, not a type
+        self.dimse.send_msg(response, context_id)
+
+
+def _command_fault(request: C_STORE, abstract_syntax: str) -> _Answer | None:
+    """What is wrong with the command itself (rows 17, 18)."""
+    try:
+        checked_uid(str(request.AffectedSOPInstanceUID or ""), "SOP Instance UID")
+        sop_class = checked_uid(str(request.AffectedSOPClassUID or ""), "SOP Class UID")
+    except Unreadable:
+        return _BAD_COMMAND
+    return _WRONG_CLASS if sop_class != abstract_syntax else None
+
+
+class _Gate(ACSE):
+    """Association control that asks the door first. A notification handler could not: pynetdicom swallows its errors
+    and accepts (RadDeploy's whitelist, pipelines.md), so that a fault here must end in a refusal."""
+
+    assoc: _Association
+
+    def _negotiate_as_acceptor(self) -> None:
+        try:
+            refusal = self._judge()
+            if refusal is None:
+                super()._negotiate_as_acceptor()
+        except _STUMBLES as error:
+            _log.warning("association request not understood: %s", type(error).__name__)
+            self.assoc.abort(block=False)
+            return
+        if refusal:
+            self.send_reject(refusal.result, refusal.source, refusal.diagnostic)
+            self.assoc.kill()  # returns once the A-ASSOCIATE-RJ is on the wire and the connection closed
+        elif self.assoc.is_established:
+            self.assoc.door.opened(self.assoc)
+
+    def _judge(self) -> _Refusal | None:
+        request = self.requestor.primitive
+        if request is None:
+            raise ValueError("no A-ASSOCIATE request")
+        self.assoc.info = AssociationInfo(
+            association_id=self.assoc.info.association_id,
+            calling_ae=str(request.calling_ae_title).strip(" "),
+            called_ae=str(request.called_ae_title).strip(" "),
+            peer_ip=self.assoc.peer_ip,
+        )
+        return self.assoc.door.judge(self.assoc)
+
+
+class _Meter(DIMSEServiceProvider):
+    """Message exchange that counts what it is given (rows 8, 9) and survives what cannot be decoded (row 15)."""
+
+    assoc: _Association
+    _command_bytes = 0
+    _object_bytes = 0
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Called in the DUL thread for every P-DATA PDU."""
+        if self.assoc.condemned:
+            return
+        fault = self._fault(primitive)
+        if fault:
+            self._condemn(fault)
+            return
+        try:
+            super().receive_primitive(primitive)
+        except _STUMBLES as error:
+            self._condemn(f"message not understood ({type(error).__name__})")
+
+    def _fault(self, primitive: P_DATA) -> str:
+        if self.message is None:
+            self._command_bytes = self._object_bytes = 0
+        for context_id, data in primitive.presentation_data_value_list:
+            if context_id not in self.assoc._accepted_cx or not data:
+                return "a fragment outside any negotiated context"
+            self._count(data[0], len(data) - 1)
+        if self._command_bytes > _COMMAND_LIMIT:
+            return f"a command set of more than {_COMMAND_LIMIT} bytes"
+        if self._object_bytes > self.assoc.door.object_limit:
+            return f"an object of more than {self.assoc.door.settings.max_object_mb} MB"
+        return "too many unanswered requests" if self.msg_queue.qsize() > _OUTSTANDING_LIMIT else ""
+
+    def _count(self, control: int, size: int) -> None:
+        if control & 1:  # PS3.8 E.2: a command fragment
+            self._command_bytes += size
+        else:
+            self._object_bytes += size
+
+    def _condemn(self, fault: str) -> None:
+        """Drop what was collected and have the state machine send an A-ABORT (event 19, PS3.8 table 9-10)."""
+        _log.warning("association aborted: %s; calling %s", fault, ascii(self.assoc.info.calling_ae))
+        self.assoc.condemned = True
+        self.message = None
+        self.dul.event_queue.put("Evt19")
+
+
+# --- the libraries' own words -----------------------------------------------------------------------------------------
+
+
+class _LibraryLog(logging.Handler):
+    """Passes on what the libraries warn of: escaped, cut short, and of exceptions the type alone (row 30)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Text of exceptions is dropped: parsers put values of the data set in it."""
+        exception = record.exc_info[0] if record.exc_info else None
+        text = exception.__name__ if exception else ascii(record.getMessage())[:200]
+        _log.log(record.levelno, "%s: %s", record.name, text)
+
+
+class _Quiet:
+    """Process-wide: while a listener runs, pynetdicom and pydicom log at WARNING through `_LibraryLog`, pynetdicom's
+    own event loggers (which print User Identity passwords at DEBUG) are unbound, and pydicom does not warn of odd
+    values in commands, which are checked here. The first listener in sets it, the last one out puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo = contextlib.ExitStack()
+
+    def enter(self) -> None:
+        """Count one listener in."""
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._set()
+
+    def leave(self) -> None:
+        """Count one listener out."""
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo.close()
+
+    def _set(self) -> None:
+        self._swap(_config, "LOG_HANDLER_LEVEL", "none")
+        self._swap(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
+        handler = _LibraryLog()
+        for name in ("pynetdicom", "pydicom"):
+            logger = logging.getLogger(name)
+            self._swap(logger, "propagate", False)
+            self._swap(logger, "handlers", [handler])
+            self._undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.WARNING)
+
+    def _swap(self, owner: Any, name: str, value: Any) -> None:
+        self._undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+
+_QUIET: Final = _Quiet()

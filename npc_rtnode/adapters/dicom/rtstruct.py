@@ -1,0 +1,185 @@
+"""The RT Structure Set (PS3.3 A.19): rt-utils lays the frame, everything in it is replaced by what outputs.md asks.
+
+rt-utils gives the object's sequences and references; its contours run through pixel centres, its attributes name
+another maker, its text is Latin-1 (outputs.md 1.1). So contours come from domain/contouring, attributes from the
+checklist in outputs.md 1.4, identity as raw bytes from the images, and pydicom writes the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+
+from npc_rtnode.adapters.dicom.identity import (
+    SourceImages,
+    encode,
+    put_raw,
+    read_sources,
+    restore_identity,
+    stamp,
+)
+from npc_rtnode.domain import vocabulary
+from npc_rtnode.domain.contouring import Contour, contours_of
+from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.records import ObjectKind, WrittenObject
+from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
+from npc_rtnode.domain.vocabulary import Code
+from npc_rtnode.errors import OutputFault
+
+ROI_NUMBER: Final = 1
+_OLD_SPELLING: Final = re.compile(r".*is_(little_endian|implicit_VR)")
+INTERPRETED_TYPE: Final = "GTV"  # RTROIInterpretedType, PS3.3 C.8.8.8
+
+
+def write_rtstruct(
+    stack: Stack, sources: Sequence[Path], mask: NDArray[np.bool_], prediction: Prediction, plan: ObjectPlan
+) -> WrittenObject:
+    """The structure set of one result, Implicit VR Little Endian; `sources` in the order of the stack's slices.
+
+    Raises OutputFault for a mask that is empty or off the grid: such a result has no structure set.
+    """
+    _check_mask(mask, stack)
+    images = read_sources(stack, sources)
+    content = report_of(mask, stack.grid, prediction, plan)
+    ds = _scaffold(images, mask, content, plan)
+    _describe_object(ds, images, content, plan)
+    _describe_roi(ds.StructureSetROISequence[0], content, plan)
+    _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack), images)
+    ds.RTROIObservationsSequence = [_observation(content)]
+    return WrittenObject(
+        ObjectKind.RTSTRUCT, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ImplicitVRLittleEndian)
+    )
+
+
+def _check_mask(mask: NDArray[np.bool_], stack: Stack) -> None:
+    if mask.shape != stack.grid.shape or mask.dtype != np.bool_:
+        raise OutputFault(f"mask {mask.dtype} {mask.shape} is not a mask on the grid {stack.grid.shape}")
+    if not mask.any():
+        raise OutputFault("the mask is empty: no structure set can be written")
+
+
+def _scaffold(images: SourceImages, mask: NDArray[np.bool_], content: ReportContent, plan: ObjectPlan) -> Dataset:
+    """rt-utils' frame: sequences, references to every image, one AUTOMATIC ROI, UNAPPROVED."""
+    from rt_utils import ds_helper
+    from rt_utils.rtstruct import RTStruct
+
+    headers = list(images.headers)
+    with _old_pydicom_spelling():
+        structure = RTStruct(headers, ds_helper.create_rtstruct_dataset(headers))
+        structure.add_roi(
+            mask=np.ascontiguousarray(np.moveaxis(mask, 0, -1)),  # rt-utils wants [row, column, slice]
+            color=list(plan.content.roi_color),
+            name=plain(plan.content.roi_name, 16),
+            description=content.description,
+            roi_generation_algorithm=0,  # AUTOMATIC
+        )
+    ds = Dataset()
+    ds.update(structure.ds)
+    return ds
+
+
+@contextmanager
+def _old_pydicom_spelling() -> Iterator[None]:
+    """rt-utils 1.2.7 sets the encoding the way pydicom 2 wanted it (D16); pydicom warns and logs, each time."""
+    log = logging.getLogger("pydicom")
+    log.addFilter(_is_news)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_OLD_SPELLING.pattern, category=DeprecationWarning)
+            yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not _OLD_SPELLING.match(record.getMessage())
+
+
+def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, plan: ObjectPlan) -> None:
+    stamp(ds, plan, ObjectKind.RTSTRUCT.value)
+    restore_identity(ds, images)
+    ds.SOPClassUID = RTStructureSetStorage
+    ds.SeriesNumber = plan.content.series_number_rtstruct
+    ds.SeriesDescription = content.title
+    ds.OperatorsName = ""
+    ds.SoftwareVersions = [plain(plan.software_version, 64), f"rt-utils {version('rt-utils')}"]
+    ds.FrameOfReferenceUID = images.headers[0].FrameOfReferenceUID
+    ds.PositionReferenceIndicator = None
+    put_raw(ds, images.raw, "PositionReferenceIndicator")
+    ds.StructureSetLabel, ds.StructureSetName = content.label, content.title
+    ds.StructureSetDescription = content.description
+    ds.StructureSetDate, ds.StructureSetTime = ds.InstanceCreationDate, ds.InstanceCreationTime
+    ds.ApprovalStatus = "UNAPPROVED"
+
+
+def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan) -> None:
+    """Structure Set ROI Sequence (PS3.3 C.8.8.5)."""
+    roi.ROIDescription = content.description
+    roi.ROIVolume = content.volume_text
+    roi.ROIGenerationAlgorithm = "AUTOMATIC"
+    roi.ROIGenerationDescription = plain(f"{content.algorithm_name} {content.algorithm_version}", 64)
+    algorithm = Dataset()
+    algorithm.AlgorithmFamilyCodeSequence = [code_item(vocabulary.ARTIFICIAL_INTELLIGENCE)]
+    algorithm.AlgorithmName = content.algorithm_name
+    algorithm.AlgorithmVersion = content.algorithm_version
+    algorithm.AlgorithmParameters = "; ".join(content.algorithm_parameters)
+    algorithm.AlgorithmSource = plain(plan.content.manufacturer, 64)
+    roi.ROIDerivationAlgorithmIdentificationSequence = [algorithm]
+
+
+def _replace_contours(roi: Dataset, contours: Sequence[Contour], images: SourceImages) -> None:
+    """ROI Contour Sequence (PS3.3 C.8.8.6): our contours instead of rt-utils', each with its one image."""
+    roi.ContourSequence = [
+        _contour_item(number, contour, images.headers[contour.slice_index])
+        for number, contour in enumerate(contours, start=1)
+    ]
+
+
+def _contour_item(number: int, contour: Contour, header: Dataset) -> Dataset:
+    image = Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    item = Dataset()
+    item.ContourImageSequence = [image]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(contour.points_mm)
+    item.ContourNumber = number
+    item.ContourData = decimal_strings(contour.points_mm)
+    return item
+
+
+def decimal_strings(points_mm: Array) -> list[str]:
+    """x, y, z of every point as fixed-point DS with three decimals: at most 16 characters (PS3.5 6.2)."""
+    spelled = [f"{value:.3f}" for value in np.ravel(points_mm)]
+    return ["0.000" if text == "-0.000" else text for text in spelled]
+
+
+def _observation(content: ReportContent) -> Dataset:
+    """RT ROI Observations (PS3.3 C.8.8.8); rt-utils' item is dropped whole."""
+    item = Dataset()
+    item.ObservationNumber = item.ReferencedROINumber = ROI_NUMBER
+    item.ROIObservationLabel = content.label
+    item.RTROIInterpretedType = INTERPRETED_TYPE
+    item.ROIInterpreter = ""
+    item.SegmentedPropertyCategoryCodeSequence = [code_item(vocabulary.ABNORMAL_STRUCTURE)]
+    item.RTROIIdentificationCodeSequence = [code_item(vocabulary.PRIMARY_NEOPLASM)]
+    item.AnatomicRegionSequence = [code_item(vocabulary.NASOPHARYNX)]
+    return item
+
+
+def code_item(code: Code) -> Dataset:
+    """A Code Sequence item (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
+    return item

@@ -1,0 +1,248 @@
+"""The second reader: the very bytes that would be sent, read with plain pydicom and judged by domain/gates.
+
+Nothing of rt-utils, highdicom or our own writers is used here: a reader that shares the writer's mistakes finds none.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
+
+from npc_rtnode.adapters.dicom.identity import raw_bytes, raw_identity, read_raw
+from npc_rtnode.domain import vocabulary
+from npc_rtnode.domain.gates import (
+    ContourFacts,
+    Expected,
+    GateResult,
+    ReportFacts,
+    StructureFacts,
+    gate_error,
+    judge_report,
+    judge_structure,
+)
+from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.records import SliceHeader, WrittenObject
+from npc_rtnode.domain.report import ObjectPlan, report_of
+from npc_rtnode.domain.vocabulary import Code
+from npc_rtnode.errors import NodeError, OutputFault
+
+# What a broken object can make a reader do; anything else is our own mistake and the pipeline's barrier's business.
+READING_FAULTS: Final = (
+    InvalidDicomError,
+    BytesLengthException,
+    NodeError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    struct.error,
+)
+_PLACE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
+_SAID: Final = ("StructureSetName", "StructureSetDescription", "SeriesDescription")
+
+
+def verify(
+    stack: Stack,
+    sources: Sequence[Path],
+    mask: NDArray[np.bool_],
+    prediction: Prediction,
+    plan: ObjectPlan,
+    rtstruct: WrittenObject,
+    sr: WrittenObject,
+) -> tuple[GateResult, ...]:
+    """All gates on the two objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
+    try:
+        content = report_of(mask, stack.grid, prediction, plan)
+        images = [read_raw(file, _PLACE) for file in sources]
+        expected = Expected(_reread(stack, images), mask, content, raw_identity(images[0]))
+        structure = structure_facts(rtstruct)
+        results = judge_structure(structure, expected)
+    except READING_FAULTS as error:
+        return (gate_error("RTSTRUCT", error),)
+    try:
+        return (*results, *judge_report(report_facts(sr), structure, expected))
+    except READING_FAULTS as error:
+        return (*results, gate_error("SR", error))
+
+
+def _read(written: WrittenObject) -> Dataset:
+    """The object as a reader gets it; its three statements of which instance it is must agree."""
+    ds = dcmread(BytesIO(written.encoded))
+    if {str(ds.SOPInstanceUID), str(ds.file_meta.MediaStorageSOPInstanceUID)} != {written.sop_uid}:
+        raise OutputFault("file meta, data set and ledger name different instances")
+    return ds
+
+
+def _reread(stack: Stack, images: Sequence[Dataset]) -> Stack:
+    """The same stack with every slice's place as the image files state it, not as the writer was told."""
+    slices = tuple(_reread_slice(header, ds) for header, ds in zip(stack.slices, images, strict=True))
+    return replace(stack, slices=slices)
+
+
+def _reread_slice(header: SliceHeader, ds: Dataset) -> SliceHeader:
+    x, y, z = (float(value) for value in ds.ImagePositionPatient)
+    a, b, c, d, e, f = (float(value) for value in ds.ImageOrientationPatient)
+    between_rows, between_columns = (float(value) for value in ds.PixelSpacing)
+    return replace(
+        header,
+        sop_uid=str(ds.SOPInstanceUID),
+        study_uid=str(ds.StudyInstanceUID),
+        frame_of_reference_uid=str(ds.FrameOfReferenceUID),
+        position=(x, y, z),
+        orientation=(a, b, c, d, e, f),
+        spacing_mm=(between_rows, between_columns),
+    )
+
+
+# --- the structure set ------------------------------------------------------------------------------------------------
+
+
+def structure_facts(written: WrittenObject) -> StructureFacts:
+    """What an RTSTRUCT says, read with plain pydicom."""
+    ds = _read(written)
+    roi, outlines, observation = (
+        ds.StructureSetROISequence[0],
+        ds.ROIContourSequence[0],
+        ds.RTROIObservationsSequence[0],
+    )
+    frame = ds.ReferencedFrameOfReferenceSequence[0]
+    study = frame.RTReferencedStudySequence[0]
+    series = study.RTReferencedSeriesSequence[0]
+    return StructureFacts(
+        sop_uid=str(ds.SOPInstanceUID),
+        approval=str(ds.ApprovalStatus),
+        interpreted_type=str(observation.RTROIInterpretedType),
+        roi_volume_cc=float(roi.ROIVolume),
+        roi_numbers=(int(roi.ROINumber), int(outlines.ReferencedROINumber), int(observation.ReferencedROINumber)),
+        contours=tuple(_contour(item) for item in outlines.ContourSequence),
+        images=tuple(str(item.ReferencedSOPInstanceUID) for item in series.ContourImageSequence),
+        series_uid=str(series.SeriesInstanceUID),
+        study_uid=str(study.ReferencedSOPInstanceUID),
+        frames_of_reference=_frames(ds),
+        longest_ds=max((len(text) for text in decimal_values(ds)), default=0),
+        identity=raw_identity(ds),
+        labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
+    )
+
+
+def _contour(item: Dataset) -> ContourFacts:
+    return ContourFacts(
+        referenced=tuple(str(image.ReferencedSOPInstanceUID) for image in item.get("ContourImageSequence", [])),
+        geometric_type=str(item.ContourGeometricType),
+        declared_points=int(item.NumberOfContourPoints),
+        points_mm=_points(item),
+    )
+
+
+def _points(item: Dataset) -> Array:
+    """ContourData as `[point, (x, y, z)]`, LPS mm, from its bytes."""
+    values = [float(text) for text in raw_bytes(item, Tag("ContourData")).decode("ascii").split("\\")]
+    return np.array(values, dtype=np.float64).reshape(-1, 3)
+
+
+def _frames(ds: Dataset) -> tuple[str, ...]:
+    """The frame of reference wherever a structure set states it (PS3.3 C.7.4.1, C.8.8.5)."""
+    return (
+        str(ds.FrameOfReferenceUID),
+        *(str(item.FrameOfReferenceUID) for item in ds.ReferencedFrameOfReferenceSequence),
+        *(str(item.ReferencedFrameOfReferenceUID) for item in ds.StructureSetROISequence),
+    )
+
+
+def decimal_values(ds: Dataset) -> Iterator[bytes]:
+    """Every single DS value in a data set and its sequences, as bytes without padding."""
+    for tag in ds.keys():  # noqa: SIM118 - iterating over the data set itself would decode every element
+        vr = dictionary_VR(tag) if dictionary_has_tag(tag) else None
+        if vr == "DS":
+            yield from (value.rstrip(b" ") for value in raw_bytes(ds, tag).split(b"\\"))
+        elif vr == "SQ":
+            for item in ds[tag].value:
+                yield from decimal_values(item)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report_facts(written: WrittenObject) -> ReportFacts:
+    """What an SR says, read with plain pydicom."""
+    ds = _read(written)
+    items = list(_tree(ds))
+    volume = _only(items, vocabulary.VOLUME, "NUM")
+    categories = [item for item in items if _is(item, vocabulary.CT_CATEGORY, "CODE")]
+    stated = [item for item in categories if item.RelationshipType == "CONTAINS"]
+    return ReportFacts(
+        verification=str(ds.VerificationFlag),
+        preliminary=str(ds.PreliminaryFlag),
+        completion=str(ds.CompletionFlag),
+        probabilities=_probabilities(items),
+        volume_cc=_number(volume),
+        category=str(stated[0].ConceptCodeSequence[0].CodeValue) if stated else None,
+        texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
+        measured_from=_measured_from(volume),
+        evidence=frozenset(_evidence(ds)),
+        identity=raw_identity(ds),
+    )
+
+
+def _tree(ds: Dataset) -> Iterator[Dataset]:
+    """Every content item below the root, parents first."""
+    for item in ds.get("ContentSequence", []):
+        yield item
+        yield from _tree(item)
+
+
+def _is(item: Dataset, code: Code, value_type: str) -> bool:
+    if item.ValueType != value_type or "ConceptNameCodeSequence" not in item:
+        return False
+    name = item.ConceptNameCodeSequence[0]
+    return (str(name.CodeValue), str(name.CodingSchemeDesignator)) == (code.value, code.scheme)
+
+
+def _only(items: Sequence[Dataset], code: Code, value_type: str) -> Dataset:
+    found = [item for item in items if _is(item, code, value_type)]
+    if len(found) != 1:
+        raise OutputFault(f"{len(found)} content items are called {code.meaning}")
+    return found[0]
+
+
+def _number(item: Dataset) -> float:
+    return float(item.MeasuredValueSequence[0].NumericValue)
+
+
+def _probabilities(items: Sequence[Dataset]) -> dict[str, float]:
+    """Stage to probability, by the cT category that modifies each NUM."""
+    stages = {code.value: stage for stage, code in vocabulary.CT_CATEGORIES.items()}
+    found = {}
+    for item in items:
+        if _is(item, vocabulary.PROBABILITY, "NUM"):
+            category = _only(list(_tree(item)), vocabulary.CT_CATEGORY, "CODE")
+            found[stages[str(category.ConceptCodeSequence[0].CodeValue)]] = _number(item)
+    return found
+
+
+def _measured_from(volume: Dataset) -> str:
+    source = _only(list(_tree(volume)), vocabulary.SOURCE_OF_MEASUREMENT, "COMPOSITE")
+    return str(source.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+
+
+def _evidence(ds: Dataset) -> Iterator[str]:
+    for study in ds.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)

@@ -1,0 +1,155 @@
+"""Bytes as they came: content-addressed files, durable before anybody is told so (intake.md 2.2).
+
+`root/ab/abcdef…` is the object whose SHA-256 is `abcdef…`; `root/incoming` holds unfinished `.part` files. A name is
+made of our own digest or of random bits, never of a text from a peer (pynetdicom #823, CVE-2026-56445).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from npc_rtnode.errors import DiskLow, NotFound, Unreadable
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_INCOMING: Final = "incoming"
+
+
+class FileSpool:
+    """A spool below one folder; every method may be called from several threads and processes at once."""
+
+    def __init__(self, root: Path, reserve_free_bytes: int) -> None:
+        """Make the folders (0700) and make them durable; `reserve_free_bytes` is never written into."""
+        self._root = root
+        self._reserve = reserve_free_bytes
+        _make_folders(root)
+
+    def keep(self, data: Sequence[bytes]) -> str:
+        """Write, fsync, rename, fsync the directory; returns the SHA-256 of the joined parts.
+
+        Bytes that are here already, whole, are not written again. Raises DiskLow before the first byte when less than
+        the reserve would stay free, and DiskLow when the disk itself fails (ENOSPC, EDQUOT, EIO): a failed fsync is
+        never tried again on the same file, the part is removed and the sender sends anew.
+        """
+        sha256 = _digest(data)
+        final = self.path(sha256)
+        with _disk_faults():
+            if not _holds(final, sha256):
+                self._admit(sum(map(len, data)))
+                self._write(data, final)
+            _sync_folder(final.parent)  # also for a copy that another thread has only just renamed
+        return sha256
+
+    def path(self, sha256: str) -> Path:
+        """Where those bytes lie, or would lie; NotFound for anything but 64 lower-case hexadecimal digits."""
+        if not _DIGEST.fullmatch(sha256):
+            raise NotFound(f"{sha256[:80]!r} is not a SHA-256.")
+        return self._root / sha256[:2] / sha256
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes, their digest checked; NotFound when they are not here, Unreadable when they have changed."""
+        try:
+            data = self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"The spool does not hold {sha256}.") from None
+        if _digest([data]) != sha256:
+            raise Unreadable(f"Spool object {sha256} no longer has that digest.")
+        return data
+
+    def free_bytes(self) -> int:
+        """What this process may still write on the spool's file system."""
+        room = os.statvfs(self._root)
+        return room.f_bavail * room.f_frsize
+
+    def sweep_parts(self, older_than_s: float, now: datetime) -> int:
+        """Remove unfinished parts last written more than `older_than_s` ago (a crash left them); returns how many."""
+        oldest = now.timestamp() - older_than_s
+        return sum(_remove_if_older(part, oldest) for part in (self._root / _INCOMING).glob("*.part"))
+
+    def _admit(self, size: int) -> None:
+        free = self.free_bytes()
+        if free - size < self._reserve:
+            raise DiskLow(f"{free >> 20} MiB free, {self._reserve >> 20} MiB are kept in reserve.")
+
+    def _write(self, data: Sequence[bytes], final: Path) -> None:
+        part = self._root / _INCOMING / f"{secrets.token_hex(16)}.part"
+        try:
+            _write_through(data, part)
+            part.rename(final)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+def _digest(data: Sequence[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in data:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _holds(final: Path, sha256: str) -> bool:
+    """Whether the object is there with that digest; a torn or rotten one counts as absent and is replaced."""
+    try:
+        with final.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _write_through(data: Sequence[bytes], part: Path) -> None:
+    with open(os.open(part, _NEW_FILE, 0o600), "wb", buffering=0) as stream:
+        for piece in data:
+            view = memoryview(piece)
+            while view:
+                view = view[stream.write(view) :]
+        os.fsync(stream.fileno())
+
+
+def _make_folders(root: Path) -> None:
+    """All folders at once: afterwards no `keep` has to make a parent durable."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in (_INCOMING, *(f"{number:02x}" for number in range(256))):
+        (root / name).mkdir(mode=0o700, exist_ok=True)
+    _sync_folder(root)
+    _sync_folder(root.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_if_older(part: Path, oldest: float) -> bool:
+    try:
+        if part.stat().st_mtime >= oldest:
+            return False
+        part.unlink()
+    except FileNotFoundError:  # its writer finished it, or another janitor was here
+        return False
+    return True
+
+
+@contextmanager
+def _disk_faults() -> Iterator[None]:
+    """Say DiskLow when the disk is the reason; every other OSError stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_IS_THE_REASON:
+            raise DiskLow(f"The spool's disk answered {errno.errorcode[error.errno]}.") from error
+        raise

@@ -1,0 +1,276 @@
+"""The room that knows everybody: builds the two roles, starts them in order, stops them in order.
+
+`receive` is small and never imports torch; `work` assembles, selects, infers, writes and delivers. They share the spool
+and the ledger, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+import npc_rtnode
+from npc_rtnode import log
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.desk import Desk
+from npc_rtnode.adapters.database.engine import Sessions, open_engine
+from npc_rtnode.adapters.database.intake import IntakeLedger
+from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.series import SeriesLedger
+from npc_rtnode.adapters.database.work import WorkLedger
+from npc_rtnode.adapters.dicom.structure import StructureReader
+from npc_rtnode.adapters.predictions import PredictionFolder
+from npc_rtnode.adapters.rules import load_rule_file
+from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
+from npc_rtnode.errors import MomentFault
+from npc_rtnode.pipeline.assemble import Assembler
+from npc_rtnode.pipeline.attempt import Barrier
+from npc_rtnode.pipeline.deliver import Deliverer
+from npc_rtnode.pipeline.infer import Inferrer
+from npc_rtnode.pipeline.receive import Receiver
+from npc_rtnode.pipeline.select import Policy, Selector
+from npc_rtnode.pipeline.write import Letterhead, Writer
+from npc_rtnode.ports import Predictor, SeriesReader
+from npc_rtnode.schedule import Metronome, Tick
+from npc_rtnode.settings import Destination, Settings, content_hash
+
+logger = log.get(__name__)
+MEGABYTE = 1024 * 1024
+PART_MAX_AGE_S = 3600
+"""An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
+
+
+def utc_now() -> datetime:
+    """The clock of the whole node."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders of one node; everything below belongs to its user alone."""
+
+    root: Path
+
+    def made(self) -> Home:
+        """Create what is missing."""
+        for folder in (self.root, self.root / "run"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self
+
+    @property
+    def listener_file(self) -> Path:
+        """Where the receiver says which port it listens on."""
+        return self.root / "run" / "listener.json"
+
+    def site_key(self) -> str:
+        """A secret that keys study references; made once."""
+        path = self.root / "site.key"
+        with suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as stream:
+                stream.write(secrets.token_hex(32))
+        return path.read_text("ascii")
+
+    def lock(self, role: str) -> FileLock:
+        """One process per role; raises MomentFault when another has it."""
+        lock = FileLock(self.root / "run" / f"{role}.lock")
+        try:
+            lock.acquire(timeout=5)
+        except Timeout:
+            raise MomentFault(f"another process already runs the {role} role of {self.root}") from None
+        return lock
+
+
+class Station:
+    """What every role and every admin verb shares: home, ledger, spool."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = Home(settings.node.home).made()
+        self.engine = open_engine(settings.database_url)
+        self.sessions = Sessions(self.engine)
+        reserve = settings.listener.reserve_free_mb * MEGABYTE
+        self.spool = FileSpool(self.home.root / "spool", reserve)
+        self.outbox = FileSpool(self.home.root / "outbox", 0)
+
+    @cached_property
+    def queries(self) -> Queries:
+        """Reads."""
+        return Queries(self.sessions)
+
+    @cached_property
+    def desk(self) -> Desk:
+        """An operator's deeds."""
+        return Desk(self.sessions)
+
+    def policy(self, predictor: Predictor) -> Policy:
+        """Selection by the settings and the rule file in force now."""
+        settings = self.settings
+        return Policy(
+            rules=load_rule_file(settings.select.rules),
+            npc_called_aes=frozenset(c.ae_title for c in settings.listener.called if c.indication == "npc"),
+            indication_text=settings.select.indication_text,
+            bundle=predictor.statement,
+            settings_hash=content_hash(settings),
+        )
+
+    def letterhead(self) -> Letterhead:
+        """What every object says about this node."""
+        node = self.settings.node
+        return Letterhead(self.settings.content, node.utc_offset, node.site, npc_rtnode.__version__)
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        self.engine.dispose()
+
+
+class ReceiveRole:
+    """The listener and what it needs, in a process of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        from npc_rtnode.adapters.dicom.listener import Listener  # pynetdicom is needed by this role alone
+
+        self._station = Station(settings)
+        schema.require_head(self._station.engine)
+        intake = IntakeLedger(self._station.sessions, self._station.home.site_key(), settings.assemble.quiet_s)
+        sink = Receiver(self._station.spool, intake, StructureReader(), utc_now)
+        self._listener = Listener(settings.listener, sink)
+
+    def start(self) -> int:
+        """Sweep what a crash left, listen, say where; returns the port."""
+        self._lock = self._station.home.lock("receive")
+        self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
+        port = self._listener.start()
+        _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port})
+        logger.info("listening", host=self._station.settings.listener.host, port=port)
+        return port
+
+    def stop(self) -> None:
+        """Stop listening; what was acknowledged is safe already."""
+        self._listener.stop(grace_s=5)
+        self._station.home.listener_file.unlink(missing_ok=True)
+        self._lock.release()
+        self._station.close()
+
+
+class WorkRole:
+    """Assemble, select, infer, write, deliver: lanes that look at the ledger."""
+
+    def __init__(self, settings: Settings) -> None:
+        from npc_rtnode.adapters.dicom.objects import DicomObjects  # these rooms are heavy and the receiver has no
+        from npc_rtnode.adapters.dicom.sender import DicomSender  # use for them
+        from npc_rtnode.adapters.dicom.series import DicomSeriesReader
+        from npc_rtnode.adapters.predictor import BundlePredictor
+
+        self._station = Station(settings)
+        schema.require_head(self._station.engine)
+        self._pages = WorkLedger(self._station.sessions)
+        self._series = SeriesLedger(self._station.sessions)
+        self._predictor = BundlePredictor(settings.infer)
+        self._objects = DicomObjects()
+        self._sender = DicomSender()
+        self._reader: SeriesReader = DicomSeriesReader()
+        self._metronome = Metronome(self._ticks())
+
+    def start(self) -> None:
+        """Take back what a crash left, then beat."""
+        self._lock = self._station.home.lock("work")
+        if recovered := self._pages.recover(utc_now(), all_leases=True):
+            logger.warning("work taken back after a crash", count=recovered)
+        self._metronome.start()
+
+    def stop(self) -> None:
+        """Finish the looks under way, end the child, let go."""
+        self._metronome.stop()
+        self._predictor.close()
+        self._lock.release()
+        self._station.close()
+
+    def _ticks(self) -> list[Tick]:
+        sending = tuple(f"deliver:{destination.name}" for destination in self._station.settings.destinations)
+        return [
+            Tick("assemble", self._assemble(), 2, wakes=("select",)),
+            Tick("select", self._selector().run, 2, wakes=("infer",)),
+            Tick("infer", _until_none(self._infer()), 2, wakes=("write",)),
+            Tick("write", _until_none(self._writer().run), 2, wakes=sending),
+            *(
+                Tick(f"deliver:{d.name}", _until_none(self._deliverer(d).run), 2)
+                for d in self._station.settings.destinations
+            ),
+            Tick("recover", lambda: self._pages.recover(utc_now()), 15, wakes=("infer", "write", *sending)),
+        ]
+
+    def _assemble(self) -> Callable[[], int]:
+        assembler = Assembler(self._series, self._station.spool, self._reader, utc_now)
+
+        def look() -> int:
+            closed = assembler.run()
+            if due := self._series.next_due():
+                self._metronome.ring("assemble", due)
+            return closed
+
+        return look
+
+    def _selector(self) -> Selector:
+        policy = self._station.policy(self._predictor)
+        return Selector(self._series, self._station.spool, self._reader, policy, utc_now)
+
+    def _infer(self) -> Callable[[], bool]:
+        limit_s = self._station.settings.infer.timeout_s
+        inferrer = Inferrer(
+            self._pages, self._station.spool, self._reader, self._predictor, self._store(), self._barrier(COMPUTE)
+        )
+        return lambda: inferrer.run(limit_s + 120)
+
+    def _writer(self) -> Writer:
+        return Writer(
+            pages=self._pages,
+            spool=self._station.spool,
+            outbox=self._station.outbox,
+            reader=self._reader,
+            predictor=self._predictor,
+            store=self._store(),
+            objects=self._objects,
+            letterhead=self._station.letterhead(),
+            destinations=self._station.settings.destinations,
+            barrier=self._barrier(COMPUTE),
+        )
+
+    def _deliverer(self, destination: Destination) -> Deliverer:
+        deliver = self._station.settings.deliver
+        policy = RetryPolicy(deliver.first_retry_s, deliver.longest_retry_s, horizon_s=deliver.horizon_h * 3600)
+        return Deliverer(self._pages, self._station.outbox, self._sender, destination, self._barrier(policy))
+
+    def _store(self) -> PredictionFolder:
+        return PredictionFolder(self._station.home.root / "work")
+
+    def _barrier(self, policy: RetryPolicy) -> Barrier:
+        return Barrier(self._pages, policy, utc_now)
+
+
+def _until_none(run: Callable[[], bool]) -> Callable[[], bool]:
+    """Look until nothing is due; whether anything was done."""
+
+    def look() -> bool:
+        done = False
+        while run():
+            done = True
+        return done
+
+    return look
+
+
+def _write_atomically(path: Path, value: dict[str, object]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value), "ascii")
+    part.replace(path)

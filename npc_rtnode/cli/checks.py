@@ -1,0 +1,160 @@
+"""What `doctor` looks at: each check says what it found and, where something is off, what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.app import Home, Station
+from npc_rtnode.errors import NodeError
+from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings
+
+GOOD, WARNING, FAULT = "good", "warning", "fault"
+GIGABYTE = 1024**3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    outcome: str
+    said: str
+    fix: str = ""
+
+
+def examine(settings: Settings, golden: bool) -> list[Check]:
+    """Every check, in the order in which things depend on one another."""
+    return [
+        *_home(settings),
+        _ledger(settings),
+        *_listener(settings),
+        _rules(settings),
+        *_bundle(settings.infer, golden),
+        _libraries(),
+        *_destinations(settings.destinations),
+        _clock(settings),
+    ]
+
+
+def _home(settings: Settings) -> Iterator[Check]:
+    root = settings.node.home
+    if not os.access(root if root.exists() else root.parent, os.W_OK):
+        yield Check("home", FAULT, f"{root} cannot be written by this user", "create it and give it to the node's user")
+        return
+    yield Check("home", GOOD, f"{root} is writable")
+    free = shutil.disk_usage(root if root.exists() else root.parent).free
+    reserve = settings.listener.reserve_free_mb * 1024**2
+    low = free < reserve
+    fix = "free space, or the node refuses instances with A700" if low else ""
+    yield Check(
+        "disk", FAULT if low else GOOD, f"{free / GIGABYTE:.1f} GB free, {reserve / GIGABYTE:.1f} GB reserved", fix
+    )
+
+
+def _ledger(settings: Settings) -> Check:
+    try:
+        station = Station(settings)
+        schema.require_head(station.engine)
+        return Check("ledger", GOOD, f"schema at {schema.head()}")
+    except (NodeError, OSError) as error:
+        return Check("ledger", FAULT, str(error), "`npc-rtnode db upgrade`; is the database up?")
+
+
+def _listener(settings: Settings) -> Iterator[Check]:
+    listener = settings.listener
+    if not listener.peers:
+        yield Check("peers", WARNING, "nobody is named in listener.peers: every sender is refused", "name the PACS")
+    else:
+        yield Check("peers", GOOD, ", ".join(f"{p.ae_title} from {' '.join(p.networks)}" for p in listener.peers))
+    yield _port(settings, listener)
+
+
+def _port(settings: Settings, listener: ListenerSettings) -> Check:
+    path = Home(settings.node.home).listener_file
+    if path.exists():
+        running = json.loads(path.read_text("ascii"))
+        if os.path.exists(f"/proc/{running['pid']}"):
+            return Check("port", GOOD, f"our receiver listens on {listener.host}:{running['port']}")
+    try:
+        with socket.create_server((listener.host, listener.port)):
+            return Check("port", GOOD, f"{listener.host}:{listener.port} is free; the node is not running")
+    except OSError as error:
+        return Check(
+            "port", FAULT, f"{listener.host}:{listener.port}: {error.strerror}", "another program has the port"
+        )
+
+
+def _rules(settings: Settings) -> Check:
+    from npc_rtnode.adapters.rules import load_rule_file
+
+    try:
+        rules = load_rule_file(settings.select.rules)
+    except NodeError as error:
+        return Check("rules", FAULT, str(error), "`npc-rtnode rules test FOLDER` with the mended file")
+    return Check("rules", GOOD, f"{rules.name} ({rules.hash[:12]})")
+
+
+def _bundle(infer: InferSettings, golden: bool) -> Iterator[Check]:
+    from npc_rtnode.adapters.predictor import describe_bundle, verify_bundle
+
+    try:
+        facts = describe_bundle(infer.bundle)
+    except NodeError as error:
+        yield Check("bundle", FAULT, str(error), "set infer.bundle to a whole bundle folder")
+        return
+    synthetic = facts["data"] != "clinical"
+    said = f"{facts['name']} {facts['version']} ({str(facts['sha256'])[:12]}), data: {facts['data']}"
+    fix = "only phantoms and test destinations get its results" if synthetic else ""
+    yield Check("bundle", WARNING if synthetic else GOOD, said, fix)
+    if golden:
+        agrees, message = verify_bundle(infer)
+        yield Check(
+            "golden case", GOOD if agrees else FAULT, message, "" if agrees else "do not use this machine; see RUNBOOK"
+        )
+
+
+def _libraries() -> Check:
+    try:
+        import cv2  # noqa: F401 - rt-utils needs it, and its non-headless build fails without X libraries
+        import rt_utils  # noqa: F401
+    except ImportError as error:
+        return Check("libraries", FAULT, str(error), "install opencv-python-headless by the shims in deploy/shims")
+    return Check("libraries", GOOD, "rt-utils and OpenCV load")
+
+
+def _destinations(destinations: tuple[Destination, ...]) -> Iterator[Check]:
+    if not destinations:
+        yield Check("destinations", WARNING, "none is configured: every result is held", "add [[destinations]]")
+    for destination in destinations:
+        yield _destination(destination)
+
+
+def _destination(destination: Destination) -> Check:
+    from npc_rtnode.adapters.dicom.sender import DicomSender
+
+    name, sender = f"destination {destination.name}", DicomSender()
+    try:
+        seconds = sender.echo(destination)
+        takes = sender.negotiate(destination)
+    except NodeError as error:
+        return Check(name, FAULT, f"{error.code}: {error}", "is it up, and does it know our AE title and address?")
+    refused = [str(kind) for kind in destination.objects if not takes[kind]]
+    taken = ", ".join(kind for kind, yes in takes.items() if yes) or "none of our objects"
+    said = f"C-ECHO {seconds * 1000:.0f} ms; accepts {taken}"
+    if refused:
+        return Check(name, FAULT, said, f"it does not accept {', '.join(refused)}: change its set-up or `objects`")
+    return Check(name, GOOD, said)
+
+
+def _clock(settings: Settings) -> Check:
+    here = datetime.now().astimezone().strftime("%z")
+    said = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; objects say {settings.node.utc_offset}, this machine {here}"
+    same = here == settings.node.utc_offset
+    return Check("clock", GOOD if same else WARNING, said, "" if same else "set node.utc_offset to the site's offset")

@@ -1,0 +1,110 @@
+"""What `run` does: the pipeline's own steps on a folder, without ledger and network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from npc_rtnode import __version__
+from npc_rtnode.adapters.dicom.objects import DicomObjects
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
+from npc_rtnode.adapters.predictor import BundlePredictor
+from npc_rtnode.adapters.rules import load_rule_file
+from npc_rtnode.app import utc_now
+from npc_rtnode.cli.rules import series_below
+from npc_rtnode.domain.gates import GateResult, Outcome, before_writing, may_send
+from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
+from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.records import WorkIdentity, WrittenObject
+from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.domain.selection import decide
+from npc_rtnode.errors import NothingEligible
+from npc_rtnode.settings import Settings, content_hash
+
+NOT_FOR_PATIENTS = "HELD-synthetic-weights-not-for-clinical-use"
+View = dict[str, Any]
+
+
+def process(folder: Path, output: Path, settings: Settings, rules: str | None) -> list[View]:
+    """Every eligible series below `folder`; objects go to `output`, one folder a series; NothingEligible if none."""
+    reader, rule_set = DicomSeriesReader(), load_rule_file(rules or settings.select.rules)
+    series = series_below(folder)
+    eligible = {
+        uid: files
+        for uid, files in series.items()
+        if decide(rule_set.evaluate(reader.attributes(files, rule_set.keywords()))).eligible
+    }
+    if not eligible:
+        raise NothingEligible(f"{len(series)} series below {folder}: `npc-rtnode rules test {folder}` tells why")
+    predictor = BundlePredictor(settings.infer)
+    try:
+        return [_Offline(settings, reader, predictor).do(uid, files, output) for uid, files in eligible.items()]
+    finally:
+        predictor.close()
+
+
+class _Offline:
+    """One series, from files to objects on disk."""
+
+    def __init__(self, settings: Settings, reader: DicomSeriesReader, predictor: BundlePredictor) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._predictor = predictor
+
+    def do(self, series_uid: str, files: list[Path], output: Path) -> View:
+        volume = self._reader.volume(files)
+        prediction = self._predictor.predict(volume)
+        by_uid = {header.sop_uid: path for header, path in zip(self._reader.headers(files), files, strict=True)}
+        sources = [by_uid[header.sop_uid] for header in volume.stack.slices]
+        gates = before_writing(volume.stack, prediction.mask, prediction)
+        written: tuple[WrittenObject, ...] = ()
+        phantom = self._reader.is_phantom(sources)
+        if _passes(gates):
+            plan = self._plan(series_uid, [(h.sop_uid, h.sha256) for h in volume.stack.slices], prediction, phantom)
+            written = DicomObjects().write(volume.stack, sources, prediction, plan)
+            gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
+        open_to_all = may_send(self._predictor.statement().synthetic, phantom, destination_is_test=False)
+        name = input_digest([(series_uid, h.sha256) for h in volume.stack.slices])[:12]
+        target = output / name if open_to_all else output / NOT_FOR_PATIENTS / name
+        _save(target, written)
+        return {
+            "series_uid": series_uid,
+            "stage": prediction.stage,
+            "stage_probabilities": list(prediction.stage_probabilities),
+            "volume_cc": round(float(prediction.mask.sum()) * volume.stack.grid.voxel_cc, 3),
+            "released": _passes(gates) and open_to_all,
+            "failed": not _passes(gates),
+            "gates": [{"gate": g.name, "outcome": g.outcome, "message": g.message} for g in gates],
+            "folder": str(target),
+        }
+
+    def _plan(
+        self, series_uid: str, inputs: list[tuple[str, str]], prediction: Prediction, phantom: bool
+    ) -> ObjectPlan:
+        settings, bundle, now = self._settings, self._predictor.statement(), utc_now()
+        # Without a ledger no earlier run is known, so the time is part of the key: every run makes objects of its own.
+        moment = digest_of([content_hash(settings), "run", now.isoformat()])
+        work = WorkIdentity(series_uid, input_digest(inputs), bundle.sha256, moment)
+        return ObjectPlan(
+            work_key=work_key(work),
+            created_at=now,
+            content=settings.content,
+            utc_offset=settings.node.utc_offset,
+            site=settings.node.site,
+            bundle=bundle,
+            software_version=__version__,
+            indication="not judged: run without the network, on the word of whoever ran it",
+            findings=prediction.findings,
+            phantom=phantom,
+            result_revision=1,
+        )
+
+
+def _passes(gates: tuple[GateResult, ...]) -> bool:
+    return all(gate.outcome is not Outcome.HOLD for gate in gates)
+
+
+def _save(folder: Path, written: tuple[WrittenObject, ...]) -> None:
+    for item in written:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{item.kind}.dcm").write_bytes(item.encoded)

@@ -1,0 +1,176 @@
+"""`studies` and `why`: what the node knows, and why it did what it did. No patient identity is shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.app import Station
+from npc_rtnode.cli.console import NOTICE, AsJson, Config, Study, answer, out, settings_of, table
+
+app = typer.Typer(help="Studies and where they stand.", no_args_is_help=True)
+View = dict[str, Any]
+
+
+def _queries(config: Config) -> Queries:
+    station = Station(settings_of(config))
+    schema.require_head(station.engine)
+    return station.queries
+
+
+@app.command("list")
+def list_(
+    config: Config = None,
+    limit: Annotated[int, typer.Option(min=1, max=10000)] = 50,
+    state: Annotated[str | None, typer.Option(help="Only studies with a series or job in this state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Studies, newest first."""
+    rows = _queries(config).studies(limit, state.upper() if state else None)
+    if as_json:
+        answer(rows)
+        return
+    columns = ("study", "received", "series", "instances", "stands at", "T", "GTV cc")
+    table(
+        "",
+        columns,
+        (
+            (
+                row["study"],
+                row["first_received_at"][:19],
+                row["series"],
+                row["instances"],
+                ", ".join(row["states"]),
+                row["stage"],
+                row["volume_cc"],
+            )
+            for row in rows
+        ),
+    )
+
+
+@app.command()
+def show(study: Study, config: Config = None, as_json: AsJson = False) -> None:
+    """One study: its series, jobs, objects and deliveries."""
+    view = _queries(config).study(study)
+    if as_json:
+        answer(view)
+        return
+    table(f"study {view['study']}", ("what", "state", "detail"), _rows(view))
+
+
+def why(study: Study, config: Config = None, as_json: AsJson = False) -> None:
+    """Stage by stage, what was decided, on which values, by which rules, bundle and settings."""
+    queries = _queries(config)
+    view, history = queries.study(study), queries.history(study)
+    if as_json:
+        answer({**view, "history": history, "notice": NOTICE})
+        return
+    out().print("\n".join(_story(view, history)), markup=False)
+
+
+def _rows(view: View) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for series in view["series"]:
+        name = f"series {series['series']} rev {series['revision']} {series['modality']}"
+        rows.append((name, series["state"], "; ".join(series["reasons"]) or f"{series['instances']} instances"))
+        for job in series["jobs"]:
+            rows.append((f"  job {job['job']} rev {job['result_revision']}", job["state"], _job_line(job)))
+            rows += [(f"    {d['kind']} to {d['destination']}", d["state"], d["detail"]) for d in _deliveries(job)]
+    return rows
+
+
+def _job_line(job: View) -> str:
+    results = job["results"]
+    said = f"{results['stage']} {results['volume_cc']} cc" if "stage" in results else job["bundle"]
+    return "; ".join([said, *job["reasons"], *([job["last_error"]] if job["last_error"] else [])])
+
+
+def _deliveries(job: View) -> list[View]:
+    return [
+        {**delivery, "kind": item["kind"], "detail": delivery["status"] or delivery["last_error"] or ""}
+        for item in job["objects"]
+        for delivery in item["deliveries"]
+    ]
+
+
+def _story(view: View, history: list[View]) -> list[str]:
+    story = [f"study {view['study']}, first received {view['first_received_at']}"]
+    for series in view["series"]:
+        story += ["", *_series_story(series)]
+        for job in series["jobs"]:
+            story += ["", *_job_story(job)]
+    story += ["", "what happened"]
+    story += [f"  {e['at']}  {e['subject']:<12} {_step(e):<44} {e['actor']}" for e in history]
+    return [*story, "", NOTICE]
+
+
+def _step(event: View) -> str:
+    return f"{event['event']}: {event['from'] or '-'} -> {event['to'] or '-'}"
+
+
+def _series_story(series: View) -> list[str]:
+    word = [f"  an operator said  {series['operators_word']}"] if series["operators_word"] else []
+    return [
+        f"series {series['series']}, revision {series['revision']}, {series['modality']}: {series['state']}",
+        f"  received          {series['instances']} instances from {', '.join(series['from'])}",
+        f"  called            {series['called_ae']}",
+        f"  closed            {series['closed_because'] or 'not yet'}",
+        *word,
+        *(f"  reason            {reason}" for reason in series["reasons"]),
+        f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
+        *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
+    ]
+
+
+def _job_story(job: View) -> list[str]:
+    results = job["results"]
+    return [
+        f"job {job['job']}, result revision {job['result_revision']}: {job['state']}",
+        f"  work key          {job['work_key'][:12]}",
+        f"  bundle            {job['bundle']} ({job['bundle_hash'][:12]}), settings {job['settings_hash'][:12]}",
+        f"  indication        {job['indication']}",
+        *(f"  reason            {reason}" for reason in job["reasons"]),
+        *([] if job["releasable"] else ["  release           no verb releases this"]),
+        *_result_story(results),
+        *(f"  gate {gate['outcome']:<13}{gate['gate']}: {gate['message']}" for gate in results.get("gates", [])),
+        *(_attempt_story(attempt) for attempt in job["attempts"]),
+        *(line for item in job["objects"] for line in _object_story(item)),
+    ]
+
+
+def _result_story(results: View) -> list[str]:
+    if "stage" not in results:
+        return []
+    shares = " ".join(f"T{i} {p:.2f}" for i, p in enumerate(results["stage_probabilities"], 1))
+    return [
+        f"  model said        {results['stage']} ({shares})",
+        f"  GTV               {results['volume_cc']} cc, dropped {results['dropped_cc']} cc",
+        *(f"  input             {finding}" for finding in results["input_findings"]),
+    ]
+
+
+def _attempt_story(attempt: View) -> str:
+    outcome = attempt["outcome"] or "under way"
+    return (
+        f"  attempt           {attempt['stage']} {attempt['started_at']} {outcome} {attempt['detail'] or ''}".rstrip()
+    )
+
+
+def _object_story(item: View) -> list[str]:
+    back = f", came back {item['came_back']} times" if item["came_back"] else ""
+    return [
+        f"  object            {item['kind']} {item['sop_uid']} ({item['size']} bytes, {item['sha256'][:12]}{back})",
+        *(_delivery_story(delivery) for delivery in item["deliveries"]),
+    ]
+
+
+def _delivery_story(delivery: View) -> str:
+    when = delivery["sent_at"] or f"next try {delivery['due_at']}"
+    said = delivery["status"] or delivery["last_error"] or "not tried yet"
+    warning = " stored with warning" if delivery["warning"] else ""
+    tries = len(delivery["attempts"])
+    return f"    to {delivery['destination']:<14} {delivery['state']} {said}{warning}, {tries} attempts, {when}"

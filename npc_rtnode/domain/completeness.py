@@ -1,0 +1,83 @@
+"""Is a series whole? A judgement over headers, with a reason for every answer; DICOM itself has no word for "the end".
+
+What geometry cannot see is said here once: slices missing at either end, or every second slice missing, leave an even
+stack. ImagesInAcquisition, where it is stated and larger than the count, is the only hint about those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from npc_rtnode.domain.geometry import identity_findings, judge_stack
+from npc_rtnode.domain.records import Finding, SliceHeader
+
+
+class Kind(StrEnum):
+    """What a quiet series turned out to be."""
+
+    WHOLE = "WHOLE"  # one even stack: complete
+    PARTIAL = "PARTIAL"  # slices are missing that may still come: stalled, never inferred
+    NOT_A_STACK = "NOT_A_STACK"  # complete as it is, and no volume: selection sets it aside
+    UNUSABLE = "UNUSABLE"  # two patients or two studies in one series: quarantined
+
+
+IDENTITY_CODES = frozenset({"MIXED_PATIENT", "MIXED_STUDY"})
+"""Findings that forbid any use of the series."""
+
+INCOMPLETE_CODES = frozenset({"GAP", "COUNT_SHORT"})
+"""Findings that further slices can heal."""
+
+_HEALED_WITH_THEM = frozenset({"TOO_FEW_SLICES"})
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """The judgement and the findings that led to it."""
+
+    kind: Kind
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def can_be_released(self) -> bool:
+        """Whether a person may declare this partial series complete: the count alone speaks against it.
+
+        A gap is never released: a contour would be drawn through anatomy that nobody sent.
+        """
+        return self.kind is Kind.PARTIAL and {finding.code for finding in self.findings} == {"COUNT_SHORT"}
+
+
+def judge(headers: Sequence[SliceHeader], image_series: bool) -> Completeness:
+    """Judge what was received of a series; `image_series` is False for RTSTRUCT, SR, PR and other non-images."""
+    if not image_series:
+        return _judge_non_image(headers)
+    findings = judge_stack(headers).findings
+    return Completeness(_kind({finding.code for finding in findings}), findings)
+
+
+def is_quiet(last_received: datetime, now: datetime, quiet_s: float) -> bool:
+    """Whether nothing new has come for `quiet_s` seconds; both times aware UTC.
+
+    A clock that was set back counts as not quiet: waiting longer is harmless.
+    """
+    return (now - last_received).total_seconds() >= quiet_s
+
+
+def _judge_non_image(headers: Sequence[SliceHeader]) -> Completeness:
+    mixed = tuple(identity_findings(headers))
+    if mixed:
+        return Completeness(Kind.UNUSABLE, mixed)
+    finding = Finding("NOT_AN_IMAGE_SERIES", "not a series of images that this node reads")
+    return Completeness(Kind.NOT_A_STACK, (finding,))
+
+
+def _kind(codes: set[str]) -> Kind:
+    """The table of codes: identity first, then what no further slice can heal, then what one can."""
+    if codes & IDENTITY_CODES:
+        return Kind.UNUSABLE
+    if not codes:
+        return Kind.WHOLE
+    heals = codes & INCOMPLETE_CODES and codes <= INCOMPLETE_CODES | _HEALED_WITH_THEM
+    return Kind.PARTIAL if heals else Kind.NOT_A_STACK

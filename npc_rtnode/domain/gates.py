@@ -1,0 +1,287 @@
+"""The gates before release: facts read back from the objects, judged against what they should say.
+
+Nothing here reads DICOM; adapters/dicom/verify brings the facts. A HOLD keeps both objects back, a WARN is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.rasterising import PlacedRing, Raster, dice, rasterise
+from npc_rtnode.domain.records import Finding
+from npc_rtnode.domain.report import SYNTHETIC_NOTICE, ReportContent
+from npc_rtnode.domain.vocabulary import CT_CATEGORIES
+
+Mask = NDArray[np.bool_]
+
+DICE_LEAST: Final = 0.9999
+VOLUME_MOST: Final = 0.0002  # relative error of the rasterised volume
+OFF_PLANE_MOST_MM: Final = 0.01
+POLYGON_MOST: Final = 0.02  # relative error of area times slice distance, from 1 cc upwards; a ring lacks 0.5 px each
+DS_MOST: Final = 16  # characters in a Decimal String, PS3.5 6.2
+PROBABILITY_SUM_MOST: Final = 1e-9
+VOLUME_MOST_CC: Final = 0.001  # both objects round to three decimals
+
+
+class Outcome(StrEnum):
+    """What a gate came to."""
+
+    PASS = "pass"
+    WARN = "warn"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate's answer; `value` and `limit` are the numbers that decided it. The message names no patient."""
+
+    name: str
+    outcome: Outcome
+    message: str
+    value: float | None = None
+    limit: float | None = None
+
+    @property
+    def finding(self) -> Finding:
+        """The same as a finding, for the ledger and the page."""
+        return Finding(self.name, self.message, self.value, self.limit)
+
+
+@dataclass(frozen=True)
+class ContourFacts:
+    """One item of ContourSequence as read back; points_mm is LPS `[point, (x, y, z)]`."""
+
+    referenced: tuple[str, ...]
+    geometric_type: str
+    declared_points: int
+    points_mm: Array
+
+
+@dataclass(frozen=True)
+class StructureFacts:
+    """An RTSTRUCT as read back: identity maps keyword to raw bytes."""
+
+    sop_uid: str
+    approval: str
+    interpreted_type: str
+    roi_volume_cc: float
+    roi_numbers: tuple[int, ...]
+    contours: tuple[ContourFacts, ...]
+    images: tuple[str, ...]
+    series_uid: str
+    study_uid: str
+    frames_of_reference: tuple[str, ...]
+    longest_ds: int
+    identity: Mapping[str, bytes]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """An SR as read back: probabilities by stage, the coded category's value, all text said."""
+
+    verification: str
+    preliminary: str
+    completion: str
+    probabilities: Mapping[str, float]
+    volume_cc: float
+    category: str | None
+    texts: tuple[str, ...]
+    measured_from: str
+    evidence: frozenset[str]
+    identity: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the objects should say."""
+
+    stack: Stack
+    mask: Mask
+    content: ReportContent
+    identity: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
+    """Objects of a bundle trained on phantoms leave for phantoms' series or test destinations alone."""
+    return not synthetic or phantom or destination_is_test
+
+
+def released(results: Iterable[GateResult]) -> bool:
+    """Whether no gate holds."""
+    return all(result.outcome is not Outcome.HOLD for result in results)
+
+
+def gate_error(name: str, error: Exception) -> GateResult:
+    """A gate that could not come to an answer holds; the error's text may hold patient data and is left out."""
+    return GateResult("GATE_ERROR", Outcome.HOLD, f"{name} could not be judged: {type(error).__name__}")
+
+
+# --- before anything is written ---------------------------------------------------------------------------------------
+
+
+def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
+    """Shape, emptiness, borders and the limits of training; a hold here means that no object can be written."""
+    if mask.shape != stack.grid.shape:
+        return (GateResult("MASK_SHAPE", Outcome.HOLD, f"mask {mask.shape} is not on the grid {stack.grid.shape}"),)
+    if not mask.any():
+        return (GateResult("EMPTY_MASK", Outcome.HOLD, "nothing was outlined; that is never 'no lesion'", 0.0),)
+    limits = tuple(GateResult(f.code, Outcome.WARN, f.message, f.value, f.limit) for f in prediction.findings)
+    return (_border(mask), *limits)
+
+
+def _border(mask: Mask) -> GateResult:
+    faces = [face for axis in range(3) for face in (mask.take(0, axis), mask.take(-1, axis))]
+    touching = sum(int(np.count_nonzero(face)) for face in faces)
+    outcome = Outcome.WARN if touching else Outcome.PASS
+    said = "the outline reaches the edge of the volume and may be cut off" if touching else "clear of the edges"
+    return GateResult("BORDER_TOUCH", outcome, said, float(touching), 0.0)
+
+
+# --- the structure set ------------------------------------------------------------------------------------------------
+
+
+def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
+    """All gates on the RTSTRUCT."""
+    return (
+        *_judge_geometry(facts, expected),
+        _judge_references(facts, expected.stack),
+        _judge_contours(facts.contours),
+        _judge_frames(facts, expected.stack),
+        _judge_identity("IDENTITY_RTSTRUCT", facts.identity, expected.identity),
+        _equal("APPROVAL", facts.approval, "UNAPPROVED"),
+        _equal("ROI_TYPE", facts.interpreted_type, "GTV"),
+        _holds_if("ROI_NUMBERS", len(set(facts.roi_numbers)) != 1, "one ROI number in all three sequences"),
+        _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
+        _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
+    )
+
+
+def _judge_geometry(facts: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
+    raster = rasterise(_placed(facts.contours, expected.stack), expected.stack)
+    overlap = dice(raster.mask, expected.mask)
+    voxel_cc = expected.stack.grid.voxel_cc
+    wanted_cc = int(expected.mask.sum()) * voxel_cc
+    off_cc = abs(int(raster.mask.sum()) * voxel_cc - wanted_cc) / wanted_cc
+    return (
+        _at_least("ROUND_TRIP_DICE", overlap, DICE_LEAST, "Dice of the outline read back"),
+        _at_most("ROUND_TRIP_VOLUME", off_cc, VOLUME_MOST, "relative volume error read back"),
+        _at_most("OFF_PLANE", raster.off_plane_mm, OFF_PLANE_MOST_MM, "mm from the image plane, at worst"),
+        _at_most("RINGS_APART", raster.overlapping, 0, "pixels inside two rings"),
+        _at_most("ROI_VOLUME", abs(facts.roi_volume_cc - wanted_cc), VOLUME_MOST_CC, "cc between ROIVolume and mask"),
+        _judge_polygon(raster, wanted_cc),
+    )
+
+
+def _placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
+    """The contours whose one reference is a slice of the stack; the others are REFERENCES' business."""
+    index = {header.sop_uid: k for k, header in enumerate(stack.slices)}
+    return [
+        PlacedRing(index[contour.referenced[0]], contour.points_mm)
+        for contour in contours
+        if len(contour.referenced) == 1 and contour.referenced[0] in index and len(contour.points_mm)
+    ]
+
+
+def _judge_polygon(raster: Raster, wanted_cc: float) -> GateResult:
+    off = abs(raster.polygon_cc - wanted_cc) / wanted_cc
+    outcome = Outcome.WARN if wanted_cc >= 1.0 and off > POLYGON_MOST else Outcome.PASS
+    return GateResult("POLYGON_VOLUME", outcome, "relative error of area times slice distance", off, POLYGON_MOST)
+
+
+def _judge_references(facts: StructureFacts, stack: Stack) -> GateResult:
+    known = {header.sop_uid for header in stack.slices}
+    bad = sum(1 for c in facts.contours if len(c.referenced) != 1 or c.referenced[0] not in known)
+    listed = set(facts.images) == known and len(facts.images) == len(known)
+    right = bad == 0 and listed and facts.study_uid == stack.slices[0].study_uid and bool(facts.contours)
+    said = f"{bad} contours without exactly one image of the series; image list {'whole' if listed else 'wrong'}"
+    return GateResult("REFERENCES", Outcome.PASS if right else Outcome.HOLD, said, float(bad), 0.0)
+
+
+def _judge_contours(contours: Sequence[ContourFacts]) -> GateResult:
+    bad = sum(
+        1
+        for c in contours
+        if c.geometric_type != "CLOSED_PLANAR" or len(c.points_mm) < 3 or c.declared_points != len(c.points_mm)
+    )
+    return _at_most("CONTOUR_FORM", bad, 0, "contours that are not closed, have under 3 points or miscount them")
+
+
+def _judge_frames(facts: StructureFacts, stack: Stack) -> GateResult:
+    frames = set(facts.frames_of_reference) | {header.frame_of_reference_uid for header in stack.slices}
+    return _at_most("FRAME_OF_REFERENCE", len(frames), 1, "frames of reference among images and structure set")
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
+    """All gates on the SR, and on what the two objects say of each other."""
+    off_sum = abs(sum(facts.probabilities.values()) - 1.0)
+    off_volume = abs(facts.volume_cc - structure.roi_volume_cc)
+    flags = f"{facts.verification}, {facts.preliminary}, {facts.completion}"
+    return (
+        _equal("VERIFICATION", flags, "UNVERIFIED, PRELIMINARY, COMPLETE"),
+        _at_most("PROBABILITY_SUM", off_sum, PROBABILITY_SUM_MOST, "between the probabilities' sum and 1"),
+        _at_most("SR_VOLUME", off_volume, VOLUME_MOST_CC, "cc between the SR's volume and ROIVolume"),
+        _judge_stage(facts, expected.content),
+        _equal("MEASURED_FROM", facts.measured_from, structure.sop_uid),
+        _judge_evidence(facts, structure, expected.stack),
+        _judge_identity("IDENTITY_SR", facts.identity, expected.identity),
+        _judge_notice("NOTICE_SR", facts.texts, expected.content),
+    )
+
+
+def _judge_stage(facts: ReportFacts, content: ReportContent) -> GateResult:
+    staging = content.staging
+    right = facts.probabilities == staging.probabilities
+    if staging.uncertain:
+        right = right and facts.category is None and staging.text in facts.texts
+    else:
+        right = right and facts.category == CT_CATEGORIES[staging.top].value
+    return _holds_if("SR_STAGE", not right, "the SR's stage and probabilities are the prediction's")
+
+
+def _judge_evidence(facts: ReportFacts, structure: StructureFacts, stack: Stack) -> GateResult:
+    wanted = {header.sop_uid for header in stack.slices} | {structure.sop_uid}
+    return _at_most("EVIDENCE", len(wanted ^ facts.evidence), 0, "instances missing from or strange to the evidence")
+
+
+# --- small words ------------------------------------------------------------------------------------------------------
+
+
+def _judge_identity(name: str, found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> GateResult:
+    """Raw bytes of patient and study elements, the character set among them; only keywords are named."""
+    off = sorted(k for k in {*found, *wanted} if found.get(k, b"") != wanted.get(k, b""))
+    outcome = Outcome.HOLD if off or not wanted else Outcome.PASS
+    said = "differs from the images in " + ", ".join(off) if off else "patient and study as in the images"
+    return GateResult(name, outcome, said, float(len(off)), 0.0)
+
+
+def _judge_notice(name: str, texts: Iterable[str], content: ReportContent) -> GateResult:
+    missing = content.bundle.synthetic and not any(SYNTHETIC_NOTICE in text for text in texts)
+    return _holds_if(name, missing, "a synthetic bundle's object says so")
+
+
+def _equal(name: str, found: str, wanted: str) -> GateResult:
+    return _holds_if(name, found != wanted, f"wanted {wanted}")
+
+
+def _holds_if(name: str, bad: bool, message: str) -> GateResult:
+    return GateResult(name, Outcome.HOLD if bad else Outcome.PASS, message)
+
+
+def _at_most(name: str, value: float, limit: float, message: str) -> GateResult:
+    return GateResult(name, Outcome.PASS if value <= limit else Outcome.HOLD, message, float(value), float(limit))
+
+
+def _at_least(name: str, value: float, limit: float, message: str) -> GateResult:
+    return GateResult(name, Outcome.PASS if value >= limit else Outcome.HOLD, message, float(value), float(limit))

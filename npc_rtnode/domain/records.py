@@ -1,0 +1,290 @@
+"""The values that travel between rooms: frozen, plain, no DICOM library, no database row.
+
+Units stand in the names; arrays are `[slice, row, column]`, points LPS millimetres, times aware UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from npc_rtnode.domain.lifecycle import Event
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at and what it came to; `value` and `limit` are the numbers that decided it."""
+
+    code: str
+    message: str
+    value: float | None = None
+    limit: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+# --- receive ----------------------------------------------------------------------------------------------------------
+
+
+class StoreOutcome(StrEnum):
+    """What became of one C-STORE; the listener's one table turns it into a status word."""
+
+    STORED = "STORED"
+    DUPLICATE = "DUPLICATE"  # same SOP Instance UID, same bytes: nothing to do
+    CONFLICT = "CONFLICT"  # same UID, other bytes: both kept, series quarantined
+    OWN_OBJECT = "OWN_OBJECT"  # our own result coming back from a PACS that routes everything
+    MISMATCH = "MISMATCH"  # data set and command disagree on class or instance
+    UNREADABLE = "UNREADABLE"  # truncated, malformed or without identifying elements
+    NO_RESOURCES = "NO_RESOURCES"  # disk low, ledger away: the sender should try again
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationInfo:
+    """Who called: one association as the listener saw it."""
+
+    association_id: str
+    calling_ae: str
+    called_ae: str
+    peer_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """One instance as it came: `encoded` is the data set's bytes, untouched, in `transfer_syntax_uid`."""
+
+    association: AssociationInfo
+    sop_class_uid: str
+    sop_uid: str
+    transfer_syntax_uid: str
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIdentity:
+    """The few elements of a data set that say which instance it is (PS3.3 C.7 and C.12)."""
+
+    sop_class_uid: str
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    modality: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One instance whose bytes are already safe in the spool."""
+
+    identity: InstanceIdentity
+    received: ReceivedInstance
+    sha256: str
+    size: int
+
+
+# --- assemble, select -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """What geometry needs to know of one image instance; None where the data set does not say.
+
+    `patient_key` is a digest of the raw identity bytes, so that two patients in one series are seen and no name travels.
+    """
+
+    sop_uid: str
+    sha256: str
+    study_uid: str
+    patient_key: str
+    frame_of_reference_uid: str | None
+    position: Vector | None
+    orientation: tuple[float, float, float, float, float, float] | None
+    rows: int | None
+    columns: int | None
+    spacing_mm: tuple[float, float] | None  # (between rows, between columns), PS3.3 10.7.1.3
+    frames: int = 1
+    images_in_acquisition: int | None = None
+
+
+AttributeValue = str | float | int
+AttributeValues = tuple[AttributeValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesAttributes:
+    """The series as rules see it: for each attribute keyword one entry a slice, None where the element is missing or empty.
+
+    `derived` holds judged facts that no single element states (`@plane`, `@slices`, `@spacing_mm`, `@stack`), constant
+    over the series.
+    """
+
+    slices: int
+    values: Mapping[str, tuple[AttributeValues | None, ...]]
+    derived: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+
+class Truth(StrEnum):
+    """Three-valued: a missing tag is neither true nor false."""
+
+    TRUE = "TRUE"
+    FALSE = "FALSE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One rule's answer on one series, with the tag values that decided it, as stored in the ledger."""
+
+    rule: str
+    truth: Truth
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How a quiet series was judged: CLOSED_WHOLE, CLOSED_PARTIAL or QUARANTINED, and in whose words."""
+
+    event: Event
+    because: str
+    reasons: tuple[str, ...] = ()
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkIdentity:
+    """What makes two computations the same one (ADR 0003): every part shapes content, nothing else does."""
+
+    series_uid: str
+    input_digest: str
+    bundle_hash: str
+    settings_hash: str
+
+
+class ObjectKind(StrEnum):
+    """The kinds of object the node writes."""
+
+    RTSTRUCT = "RTSTRUCT"
+    SR = "SR"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenObject:
+    """One finished object: the very bytes that are ever sent (a DICOM file, PS3.10)."""
+
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_uid: str
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendReceipt:
+    """The peer's answer for that very Message ID and SOP Instance UID."""
+
+    status: int
+    warning: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSeries:
+    """One series revision that a stage looks at: its inputs are (SOP Instance UID, SHA-256) in order of arrival.
+
+    `seen` is how many instances the revision had then; closing fails if more have come since.
+    """
+
+    series_id: int
+    study_reference: str
+    series_uid: str
+    revision: int
+    called_ae: str
+    modality: str
+    inputs: tuple[tuple[str, str], ...]
+    last_received_at: datetime
+    operators_word: str | None = None
+
+    @property
+    def seen(self) -> int:
+        """How many instances were there."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOrder:
+    """Everything a job is made of, frozen when it is queued."""
+
+    work: WorkIdentity
+    work_key: str
+    bundle_name: str
+    indication: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What selection came to: SELECTED with an order, SET_ASIDE or HELD, with every verdict."""
+
+    event: Event
+    verdicts: tuple[Verdict, ...]
+    reasons: tuple[str, ...]
+    rules_hash: str
+    order: WorkOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one thing for a while; `token` fences off whoever overslept."""
+
+    subject: str  # "job" or "delivery"
+    subject_id: int
+    stage: str
+    token: str
+    attempts: int
+    first_due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobInHand:
+    """A claimed job, with what its stage needs."""
+
+    lease: Lease
+    series: OpenSeries
+    work_key: str
+    result_revision: int
+    bundle_hash: str
+    settings_hash: str
+    indication: str
+    content_at: datetime
+    supersedes_delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryInHand:
+    """A claimed delivery: which stored object goes where."""
+
+    lease: Lease
+    study_reference: str
+    job_id: int
+    work_key: str
+    destination: str
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_uid: str
+    sha256: str
+    synthetic: bool
+    phantom: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResultToCommit:
+    """What the write stage hands to the ledger: the objects, where they are owed, and why they wait, if they do."""
+
+    objects: tuple[tuple[WrittenObject, str], ...]  # (object, SHA-256 of its stored bytes)
+    owed: tuple[tuple[ObjectKind, str], ...]  # (kind, destination)
+    holds: tuple[Finding, ...]
+    releasable: bool
+    results: Mapping[str, object]

@@ -1,0 +1,74 @@
+"""What to do after a failure, as a value: a pure function of the error, the attempts so far and the time.
+
+Two policies: compute gives up after five tries, delivery insists for days (intake.md 2.4 rule 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from npc_rtnode.errors import NodeError
+
+CRASH_LIMIT = 3
+"""A piece of work whose worker died this often is quarantined: the input itself is the likely cause."""
+
+
+@dataclass(frozen=True)
+class Postpone:
+    """Try again at `until`, by itself."""
+
+    until: datetime
+    because: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Stop trying; a person decides what comes next."""
+
+    because: str
+
+
+Decision = Postpone | GiveUp
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How patiently: pauses start at `first_s`, grow by `factor`, never exceed `longest_s`."""
+
+    first_s: float
+    longest_s: float
+    factor: float = 4.0
+    attempts: int | None = None
+    horizon_s: float | None = None
+
+    def pause_s(self, attempts: int) -> float:
+        """The pause after this many attempts: 1, 4, 16 … times the first, up to the longest."""
+        return min(self.first_s * self.factor ** min(attempts - 1, 30), self.longest_s)
+
+
+COMPUTE = RetryPolicy(first_s=10, longest_s=600, attempts=5)
+
+
+def decide(error: Exception, attempts: int, since: datetime, now: datetime, policy: RetryPolicy) -> Decision:
+    """Postpone what the moment or the peer may mend; give up on the rest.
+
+    `attempts` counts this one; `since` is when the work was first due.
+    """
+    because = describe(error)
+    if not (isinstance(error, NodeError) and error.transient):
+        return GiveUp(because)
+    if policy.attempts is not None and attempts >= policy.attempts:
+        return GiveUp(f"{because} (tried {attempts} times)")
+    until = now + timedelta(seconds=policy.pause_s(attempts))
+    if policy.horizon_s is not None and until > since + timedelta(seconds=policy.horizon_s):
+        return GiveUp(f"{because} (tried for {policy.horizon_s / 3600:.0f} h)")
+    return Postpone(until, because)
+
+
+def describe(error: Exception) -> str:
+    """A line for the ledger: the code and the words of our own errors; of others only the type, whose words may hold
+    patient identity (pydicom and pynetdicom put values into messages)."""
+    if isinstance(error, NodeError):
+        return f"{error.code}: {error}"
+    return f"UNEXPECTED: {type(error).__name__}"

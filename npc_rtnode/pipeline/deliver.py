@@ -1,0 +1,43 @@
+"""Deliver: one stored object to one destination, from a child that can be killed; failure never counts as sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from npc_rtnode.domain.gates import may_send
+from npc_rtnode.domain.records import DeliveryInHand, WrittenObject
+from npc_rtnode.errors import Forbidden
+from npc_rtnode.pipeline.attempt import Barrier
+from npc_rtnode.ports import Sender, Spool, WorkPages
+from npc_rtnode.settings import Destination
+
+LEASE_MARGIN_S = 60
+"""A lease outlives the sending child's wall clock by this much."""
+
+
+@dataclass(frozen=True)
+class Deliverer:
+    """Sends what is owed to one destination; each destination has a lane of its own."""
+
+    pages: WorkPages
+    outbox: Spool
+    sender: Sender
+    destination: Destination
+    barrier: Barrier
+
+    def run(self) -> bool:
+        """Do one delivery; False when none is due."""
+        lease_s = self.destination.wall_clock_s + LEASE_MARGIN_S
+        delivery = self.pages.claim_delivery(self.destination.name, self.barrier.clock(), lease_s)
+        if delivery is None:
+            return False
+        with self.barrier.attempt(delivery.lease, delivery.study_reference):
+            self._deliver(delivery)
+        return True
+
+    def _deliver(self, delivery: DeliveryInHand) -> None:
+        if not may_send(delivery.synthetic, delivery.phantom, self.destination.test):
+            raise Forbidden(f"a result of synthetic weights may not go to {self.destination.name}")
+        encoded = self.outbox.read(delivery.sha256)
+        item = WrittenObject(delivery.kind, delivery.sop_class_uid, delivery.sop_uid, encoded)
+        self.pages.sent(delivery.lease, self.sender.send(item, self.destination))

@@ -1,0 +1,86 @@
+"""Receive: bytes into the spool, a row into the ledger, and only then Success (intake.md 2.2, ADR 0005)."""
+
+from __future__ import annotations
+
+from npc_rtnode import log
+from npc_rtnode.domain.records import (
+    Arrival,
+    AssociationInfo,
+    InstanceIdentity,
+    ReceivedInstance,
+    StoreOutcome,
+)
+from npc_rtnode.errors import DiskLow, LedgerUnavailable, Unreadable
+from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
+
+logger = log.get(__name__)
+
+
+class Receiver:
+    """Fulfils ports.InstanceSink. Nothing is acknowledged before its bytes, digest and row are durable."""
+
+    def __init__(self, spool: Spool, pages: IntakePages, reader: DatasetReader, clock: Clock) -> None:
+        self._spool = spool
+        self._pages = pages
+        self._reader = reader
+        self._clock = clock
+
+    def opened(self, association: AssociationInfo) -> None:
+        """An association was accepted."""
+        self._pages.association_opened(association, self._clock())
+
+    def rejected(self, association: AssociationInfo, reason: str) -> None:
+        """An association was refused."""
+        logger.warning("association rejected", peer_ip=association.peer_ip, because=reason)
+        try:
+            self._pages.association_rejected(association, reason, self._clock())
+        except LedgerUnavailable as error:
+            logger.error("rejection not recorded", because=error.code)
+
+    def closed(self, association: AssociationInfo, how: str) -> None:
+        """An association ended."""
+        try:
+            self._pages.association_ended(association, how, self._clock())
+        except LedgerUnavailable as error:
+            logger.error("end of association not recorded", because=error.code)
+
+    def store(self, received: ReceivedInstance) -> StoreOutcome:
+        """Keep one instance durably, or say why not."""
+        try:
+            return self._store(received)
+        except Unreadable as error:
+            return self._refuse(received, StoreOutcome.UNREADABLE, error.detail)
+        except (DiskLow, LedgerUnavailable) as error:
+            logger.error("instance not taken, the sender should try again", because=error.code)
+            return StoreOutcome.NO_RESOURCES
+
+    def _store(self, received: ReceivedInstance) -> StoreOutcome:
+        identity = self._reader.identify(received.encoded, received.transfer_syntax_uid)
+        if not _agree(identity, received):
+            return self._refuse(
+                received, StoreOutcome.MISMATCH, "data set and command name different classes or instances"
+            )
+        if self._pages.own_object_came_back(identity.sop_uid, self._clock()):
+            return StoreOutcome.OWN_OBJECT
+        prefix = self._reader.file_prefix(received)
+        sha256 = self._spool.keep([prefix, received.encoded])
+        outcome = self._pages.record(
+            Arrival(identity, received, sha256, len(prefix) + len(received.encoded)), self._clock()
+        )
+        if outcome is StoreOutcome.CONFLICT:
+            logger.error(
+                "conflicting contents under one SOP Instance UID: both kept, series quarantined", sha256=sha256
+            )
+        return outcome
+
+    def _refuse(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str) -> StoreOutcome:
+        logger.warning("instance refused", outcome=outcome, because=reason)
+        try:
+            self._pages.not_kept(received, outcome, reason, self._clock())
+        except LedgerUnavailable as error:
+            logger.error("refusal not recorded", because=error.code)
+        return outcome
+
+
+def _agree(identity: InstanceIdentity, received: ReceivedInstance) -> bool:
+    return (identity.sop_class_uid, identity.sop_uid) == (received.sop_class_uid, received.sop_uid)

@@ -1,0 +1,143 @@
+"""Write: objects from a prediction, read back and judged; released only if every gate lets them pass, else HELD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from npc_rtnode.domain.gates import GateResult, Outcome, may_send
+from npc_rtnode.domain.geometry import Stack, stack_of
+from npc_rtnode.domain.lifecycle import JobState
+from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.records import Finding, JobInHand, ObjectKind, ResultToCommit, WrittenObject
+from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.errors import OutputFault
+from npc_rtnode.pipeline.attempt import Barrier
+from npc_rtnode.ports import ObjectWriter, PredictionStore, Predictor, SeriesReader, Spool, WorkPages
+from npc_rtnode.settings import ContentSettings, Destination
+
+STAGE = "write"
+LEASE_S = 300
+
+
+@dataclass(frozen=True)
+class Letterhead:
+    """What every object of this node says about the node itself."""
+
+    content: ContentSettings
+    utc_offset: str
+    site: str
+    software_version: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job's material: the stack, its files in order, what the model said, and who said it."""
+
+    stack: Stack
+    sources: tuple[Path, ...]
+    prediction: Prediction
+    bundle: BundleStatement
+    phantom: bool
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Takes predicted jobs, one at a time."""
+
+    pages: WorkPages
+    spool: Spool
+    outbox: Spool
+    reader: SeriesReader
+    predictor: Predictor
+    store: PredictionStore
+    objects: ObjectWriter
+    letterhead: Letterhead
+    destinations: tuple[Destination, ...]
+    barrier: Barrier
+
+    def run(self) -> bool:
+        """Do one job; False when none is due."""
+        job = self.pages.claim_job(JobState.PREDICTED, STAGE, self.barrier.clock(), LEASE_S)
+        if job is None:
+            return False
+        with self.barrier.attempt(job.lease, job.series.study_reference):
+            self._write(job)
+        return True
+
+    def _write(self, job: JobInHand) -> None:
+        case = self._case(job)
+        plan = self._plan(job, case)
+        objects = self.objects.write(case.stack, case.sources, case.prediction, plan)
+        gates = self.objects.judge(case.stack, case.sources, case.prediction, plan, objects)
+        stored = tuple((item, self.outbox.keep([item.encoded])) for item in objects)
+        self.pages.commit_result(job.lease, self._result(job, case, stored, gates), self.barrier.clock())
+
+    def _case(self, job: JobInHand) -> Case:
+        prediction = self.store.load(job.work_key)
+        if prediction is None:
+            raise OutputFault("the stored prediction is gone or damaged: `npc-rtnode retry` infers it anew")
+        by_uid = {sop_uid: self.spool.path(sha256) for sop_uid, sha256 in job.series.inputs}
+        stack = stack_of(self.reader.headers(list(by_uid.values())))
+        sources = tuple(by_uid[header.sop_uid] for header in stack.slices)
+        return Case(stack, sources, prediction, self.predictor.statement(), self.reader.is_phantom(sources))
+
+    def _plan(self, job: JobInHand, case: Case) -> ObjectPlan:
+        return ObjectPlan(
+            work_key=job.work_key,
+            created_at=job.content_at,
+            content=self.letterhead.content,
+            utc_offset=self.letterhead.utc_offset,
+            site=self.letterhead.site,
+            bundle=case.bundle,
+            software_version=self.letterhead.software_version,
+            indication=job.indication,
+            findings=case.prediction.findings,
+            phantom=case.phantom,
+            result_revision=job.result_revision,
+        )
+
+    def _result(
+        self, job: JobInHand, case: Case, stored: tuple[tuple[WrittenObject, str], ...], gates: Sequence[GateResult]
+    ) -> ResultToCommit:
+        wanted = [destination for destination in self.destinations if _kinds(destination, stored)]
+        never = [*_failed(gates), *_forbidden(case, wanted)]
+        wait = [_SUPERSEDES] if job.supersedes_delivered else []
+        owed = () if never else tuple((kind, d.name) for d in wanted for kind in _kinds(d, stored))
+        return ResultToCommit(stored, owed, (*never, *wait), not never, _told(case, gates))
+
+
+_SUPERSEDES = Finding(
+    "SUPERSEDES_DELIVERED",
+    "another result of this series has been delivered before: a person decides whether this one goes",
+)
+
+
+def _kinds(destination: Destination, stored: tuple[tuple[WrittenObject, str], ...]) -> list[ObjectKind]:
+    return [item.kind for item, _ in stored if item.kind in destination.objects]
+
+
+def _failed(gates: Sequence[GateResult]) -> list[Finding]:
+    return [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
+
+
+def _forbidden(case: Case, wanted: Sequence[Destination]) -> list[Finding]:
+    """ADR 0006: what phantom-trained weights say of a patient goes nowhere that a patient is treated from."""
+    closed = [d.name for d in wanted if not may_send(case.bundle.synthetic, case.phantom, d.test)]
+    if not closed:
+        return []
+    said = f"the bundle was trained on phantoms, this series is no phantom, and {', '.join(closed)} is no test system"
+    return [Finding("SYNTHETIC_WEIGHTS", f"{said}: no verb releases this")]
+
+
+def _told(case: Case, gates: Sequence[GateResult]) -> dict[str, Any]:
+    return {
+        "synthetic": case.bundle.synthetic,
+        "phantom": case.phantom,
+        "gates": [
+            {"gate": g.name, "outcome": g.outcome, "message": g.message, "value": g.value, "limit": g.limit}
+            for g in gates
+        ],
+    }

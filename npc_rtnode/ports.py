@@ -1,0 +1,221 @@
+"""The outside world on one page: what the pipeline needs of it, and nothing more.
+
+Adapters fulfil these by shape alone. Pure functions need no port; they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from npc_rtnode.domain.gates import GateResult
+from npc_rtnode.domain.geometry import Stack, Volume
+from npc_rtnode.domain.lifecycle import JobState
+from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.records import (
+    Arrival,
+    AssociationInfo,
+    Choice,
+    Closing,
+    DeliveryInHand,
+    Finding,
+    InstanceIdentity,
+    JobInHand,
+    Lease,
+    OpenSeries,
+    ReceivedInstance,
+    ResultToCommit,
+    SendReceipt,
+    SeriesAttributes,
+    SliceHeader,
+    StoreOutcome,
+    WrittenObject,
+)
+from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.domain.retry import Decision
+from npc_rtnode.settings import Destination
+
+
+class Clock(Protocol):
+    """Time is always an argument; this is where the arguments come from."""
+
+    def __call__(self) -> datetime:
+        """Now, aware, UTC."""
+
+
+class Spool(Protocol):
+    """Bytes as they came, content-addressed and durable (intake.md 2.2)."""
+
+    def keep(self, data: Sequence[bytes]) -> str:
+        """Write, fsync, rename, fsync the directory; the SHA-256. Raises DiskLow, before the first byte if short."""
+
+    def path(self, sha256: str) -> Path:
+        """Where those bytes lie; the name is the digest, never a text from a peer."""
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes, their digest checked."""
+
+
+class InstanceSink(Protocol):
+    """What the listener hands instances to (pipeline/receive)."""
+
+    def opened(self, association: AssociationInfo) -> None:
+        """An association was accepted."""
+
+    def rejected(self, association: AssociationInfo, reason: str) -> None:
+        """An association was refused, and why."""
+
+    def store(self, received: ReceivedInstance) -> StoreOutcome:
+        """Keep one instance; returns only after it is durable, or says why it was not kept. Never raises."""
+
+    def closed(self, association: AssociationInfo, how: str) -> None:
+        """An association ended: released, aborted or lost."""
+
+
+class DatasetReader(Protocol):
+    """The few questions that receiving asks of a data set's bytes (adapters/dicom/structure)."""
+
+    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+        """Walk the structure to the very last byte, then read identity; raises Unreadable."""
+
+    def file_prefix(self, received: ReceivedInstance) -> bytes:
+        """Preamble, prefix and file meta group (PS3.10 7.1) that make the encoded bytes a DICOM file."""
+
+
+class SeriesReader(Protocol):
+    """Received files as values (adapters/dicom/series)."""
+
+    def headers(self, files: Sequence[Path]) -> list[SliceHeader]:
+        """Geometry headers, one a file, in the order given; raises Unreadable naming the SOP Instance."""
+
+    def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
+        """The attributes that rules ask for, by keyword."""
+
+    def volume(self, files: Sequence[Path]) -> Volume:
+        """Decoded, rescaled voxels on a checked stack; raises GeometryRefused or Unreadable."""
+
+    def is_phantom(self, files: Sequence[Path]) -> bool:
+        """Whether every instance is marked as a quality-control phantom (PS3.3 C.7.1.1, C.7.6.1)."""
+
+
+class Predictor(Protocol):
+    """The one door to the model, in a killable child process."""
+
+    def statement(self) -> BundleStatement:
+        """Which bundle speaks; cheap, no model is loaded."""
+
+    def predict(self, volume: Volume) -> Prediction:
+        """One answer; raises InferenceTimeout, InferenceCrashed, BundleFault or InputFault."""
+
+    def close(self) -> None:
+        """End the child."""
+
+
+class Sender(Protocol):
+    """One object to one destination, from a killable child process."""
+
+    def send(self, item: WrittenObject, destination: Destination) -> SendReceipt:
+        """C-STORE; returns only when the peer accepted that very message and object, else raises a PeerError."""
+
+    def echo(self, destination: Destination) -> float:
+        """C-ECHO; seconds it took, else raises a PeerError."""
+
+
+class IntakePages(Protocol):
+    """The ledger as receiving needs it."""
+
+    def association_opened(self, info: AssociationInfo, now: datetime) -> None:
+        """An association was accepted."""
+
+    def association_ended(self, info: AssociationInfo, how: str, now: datetime) -> None:
+        """It was released, aborted or lost."""
+
+    def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
+        """A caller was refused."""
+
+    def not_kept(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str, now: datetime) -> None:
+        """An instance was refused, and why."""
+
+    def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
+        """Whether this UID is one of our own results; if so the return is counted."""
+
+    def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
+        """The instance's row, committed: STORED, DUPLICATE or CONFLICT."""
+
+
+class SeriesPages(Protocol):
+    """The ledger as assembling and selecting need it."""
+
+    def quiet(self, now: datetime) -> list[OpenSeries]:
+        """Series whose quiet time has run out."""
+
+    def next_due(self) -> datetime | None:
+        """When the next quiet time runs out."""
+
+    def complete(self) -> list[OpenSeries]:
+        """Series that are complete and not yet judged."""
+
+    def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
+        """Record the judgement; False when an instance has come since."""
+
+    def choose(self, series: OpenSeries, choice: Choice, now: datetime) -> int | None:
+        """Record verdicts and decision; the job's id when one was queued or found."""
+
+
+class WorkPages(Protocol):
+    """The ledger as the workers need it. Outcomes raise LeaseLost when another worker has taken over."""
+
+    def claim_job(self, state: JobState, stage: str, now: datetime, lease_s: float) -> JobInHand | None:
+        """Take the oldest due job in this state."""
+
+    def claim_delivery(self, destination: str, now: datetime, lease_s: float) -> DeliveryInHand | None:
+        """Take the oldest due delivery to this destination."""
+
+    def predicted(self, lease: Lease, results: dict[str, Any], now: datetime) -> None:
+        """Inference is done."""
+
+    def held(self, lease: Lease, holds: Sequence[Finding], results: dict[str, Any], now: datetime) -> None:
+        """Held before any object exists; nobody can release it."""
+
+    def commit_result(self, lease: Lease, result: ResultToCommit, now: datetime) -> JobState:
+        """Objects, what is owed and the job's state in one transaction."""
+
+    def sent(self, lease: Lease, receipt: SendReceipt) -> None:
+        """The destination accepted that very object."""
+
+    def failed(self, lease: Lease, decision: Decision, now: datetime) -> None:
+        """Postpone or give up."""
+
+    def recover(self, now: datetime, all_leases: bool = False) -> int:
+        """Take back work whose worker is gone; how many."""
+
+
+class PredictionStore(Protocol):
+    """Predictions between two stages, by work key."""
+
+    def save(self, work_key: str, prediction: Prediction) -> None:
+        """Durable before it returns."""
+
+    def load(self, work_key: str) -> Prediction | None:
+        """None when there is none, or none that is whole."""
+
+
+class ObjectWriter(Protocol):
+    """Objects, and the proof of them read back from their bytes (adapters/dicom/objects)."""
+
+    def write(
+        self, stack: Stack, sources: Sequence[Path], prediction: Prediction, plan: ObjectPlan
+    ) -> tuple[WrittenObject, ...]:
+        """Every object of one result; `sources` are the files of `stack.slices` in order. Same input, same bytes."""
+
+    def judge(
+        self,
+        stack: Stack,
+        sources: Sequence[Path],
+        prediction: Prediction,
+        plan: ObjectPlan,
+        objects: Sequence[WrittenObject],
+    ) -> tuple[GateResult, ...]:
+        """Read the bytes back and compare them with what was asked for."""

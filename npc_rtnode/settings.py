@@ -1,0 +1,288 @@
+"""Every setting of the node, typed, with its unit in the name and its reason beside it.
+
+One TOML file; `NPC_RTNODE_<SECTION>__<KEY>` in the environment overrides one value. An unknown key is an error. The
+reference of all settings is deploy/example.toml, generated from this schema (`npc-rtnode config example`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.records import ObjectKind
+from npc_rtnode.errors import ConfigFault
+
+_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, no backslash, no control characters
+
+
+def _ae_title(text: str) -> str:
+    if not _AE_TITLE.fullmatch(text) or text != text.strip() or not text:
+        raise ValueError("an AE title has 1 to 16 printable characters, no backslash, no space at either end")
+    return text
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=True))
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class NodeSettings(_Section):
+    """Where the node lives."""
+
+    home: Path = Field(
+        Path("/var/lib/npc-rtnode"), description="Spool, work and (with SQLite) the ledger live below it."
+    )
+    site: str = Field("unnamed site", max_length=64, description="Shown in reports and alarms.")
+    utc_offset: str = Field(
+        "+0000", pattern=r"^[+-](0\d|1[0-4])[0-5]\d$", description="TimezoneOffsetFromUTC written into every object."
+    )
+
+
+class DatabaseSettings(_Section):
+    """The ledger."""
+
+    url: str = Field(
+        "", description="SQLAlchemy URL; empty means SQLite below home. PostgreSQL: postgresql+psycopg://…"
+    )
+
+
+class CalledAE(_Section):
+    """One AE title that this node answers to."""
+
+    ae_title: AETitle = Field(description="What the sender calls.")
+    indication: Literal["npc", "unknown"] = Field(
+        "unknown", description="npc: everything routed to this title is meant for nasopharyngeal carcinoma."
+    )
+
+
+class Peer(_Section):
+    """One system that may send to us: an AE title and the addresses it may call from."""
+
+    ae_title: AETitle = Field(description="The calling AE title, case-sensitive.")
+    networks: tuple[Network, ...] = Field(min_length=1, description="CIDR networks, e.g. 10.1.2.3/32.")
+
+
+class ListenerSettings(_Section):
+    """The Storage SCP."""
+
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: Port = Field(11112, description="0 takes any free port.")
+    called: tuple[CalledAE, ...] = Field((CalledAE(ae_title="NPC_RTNODE"),), min_length=1)
+    peers: tuple[Peer, ...] = Field((), description="Who may send. Nobody else is answered.")
+    max_associations: int = Field(20, ge=1, le=200, description="More are rejected as a transient condition.")
+    max_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="Largest P-DATA PDU that we offer to take.")
+    max_object_mb: int = Field(512, ge=1, le=4096, description="A larger object is refused.")
+    idle_timeout_s: Seconds = Field(60, description="An association silent for this long is aborted.")
+    reserve_free_mb: int = Field(2048, ge=0, description="With less free space than this, nothing is accepted (A700).")
+
+
+class AssembleSettings(_Section):
+    """When a series counts as complete."""
+
+    quiet_s: Seconds = Field(30, description="No new instance for this long, and geometrically whole: complete.")
+
+
+class SelectSettings(_Section):
+    """Which series the bundle sees, and for whom."""
+
+    rules: str = Field("npc_ce_t1", description="A shipped rule set by name, or the path of a TOML file.")
+    indication_text: tuple[str, ...] = Field(
+        (r"\bNPC\b", r"nasophar", r"鼻咽"),
+        description="Regular expressions; one found in an order or description text states the indication.",
+    )
+
+
+class InferSettings(_Section):
+    """The model run."""
+
+    bundle: Path | None = Field(None, description="A bundle folder; without it the shipped synthetic-phantom bundle.")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
+    timeout_s: Seconds = Field(600, description="Wall-clock limit; the process is killed then.")
+    threads: int = Field(0, ge=0, description="CPU threads for inference; 0 leaves it to torch.")
+
+
+class ContentSettings(_Section):
+    """What shapes the objects: a change here makes other objects with other UIDs (ADR 0003)."""
+
+    roi_name: str = Field("GTVp^AI", min_length=1, max_length=16, description="TG-263 style, at most 16 characters.")
+    roi_color: tuple[int, int, int] = Field((230, 40, 40), description="ROIDisplayColor, red green blue, 0-255.")
+    structure_set_label: str = Field("AI DRAFT GTVp", min_length=1, max_length=16)
+    manufacturer: str = Field("npc_rtnode", min_length=1, max_length=64)
+    device_serial: str = Field("1", min_length=1, max_length=64)
+    series_number_rtstruct: int = Field(9001, ge=1)
+    series_number_sr: int = Field(9002, ge=1)
+    uncertain_below: float = Field(
+        0.6, ge=0, le=1, description="A top stage probability below this is called uncertain."
+    )
+
+
+class DeliverSettings(_Section):
+    """How delivery insists."""
+
+    first_retry_s: Seconds = Field(60, description="First pause after a transient failure; it grows fourfold.")
+    longest_retry_s: Seconds = Field(3600, description="No pause is longer.")
+    horizon_h: Seconds = Field(168, description="After this many hours a delivery that cannot be made has FAILED.")
+
+
+class Destination(_Section):
+    """Where objects are owed to."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Short name used by the CLI and in logs.")
+    ae_title: AETitle
+    host: str
+    port: Port
+    objects: tuple[ObjectKind, ...] = Field((ObjectKind.RTSTRUCT,), min_length=1)
+    test: bool = Field(False, description="true only for a system that no patient is treated from.")
+    transfer_syntax: Literal["implicit", "explicit"] = Field("implicit", description="VR encoding offered first.")
+    calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
+    timeout_s: Seconds = Field(30, description="Silence that ends an attempt.")
+    wall_clock_s: Seconds = Field(120, description="The sending process is killed after this.")
+
+
+class LogSettings(_Section):
+    """What is said while running."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Settings(_Section):
+    """All of it."""
+
+    node: NodeSettings = NodeSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    listener: ListenerSettings = ListenerSettings()
+    assemble: AssembleSettings = AssembleSettings()
+    select: SelectSettings = SelectSettings()
+    infer: InferSettings = InferSettings()
+    content: ContentSettings = ContentSettings()
+    deliver: DeliverSettings = DeliverSettings()
+    destinations: tuple[Destination, ...] = ()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Settings:
+        names = [destination.name for destination in self.destinations]
+        if len(names) != len(set(names)):
+            raise ValueError(
+                f"destinations: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _open_doors_need_names(self) -> Settings:
+        if not self.listener.peers and not is_loopback(self.listener.host):
+            raise ValueError(
+                f"listener.peers is empty and listener.host {self.listener.host} is not a loopback address: "
+                "name who may send, or bind to 127.0.0.1"
+            )
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The URL in force."""
+        return self.database.url or f"sqlite:///{self.node.home / 'ledger.db'}"
+
+    def destination(self, name: str) -> Destination:
+        """The destination of that name; ConfigFault names the ones there are."""
+        for destination in self.destinations:
+            if destination.name == name:
+                return destination
+        known = ", ".join(d.name for d in self.destinations) or "none"
+        raise ConfigFault(f"no destination is called {name!r}; configured: {known}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether binding to this host is reachable from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def content_hash(settings: Settings) -> str:
+    """Hash of everything in the settings that shapes an object's content: part of the work key."""
+    return digest_of({"content": settings.content.model_dump(mode="json"), "utc_offset": settings.node.utc_offset})
+
+
+def load_settings(path: Path | None, environ: dict[str, str] | None = None) -> Settings:
+    """Read, override from the environment, validate. ConfigFault lists all mistakes at once, each with its path."""
+    raw = _read(path) if path else {}
+    _override(raw, dict(os.environ) if environ is None else environ)
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = _text_lines(path)
+        raise ConfigFault("\n".join(_explain(item, lines) for item in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigFault(f"{path} does not exist; `npc-rtnode config example` prints one to start from") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigFault(f"{path}: {error}") from None
+
+
+def _override(raw: dict[str, Any], environ: dict[str, str]) -> None:
+    for name, value in environ.items():
+        if name.startswith("NPC_RTNODE_") and "__" in name:
+            section, key = name.removeprefix("NPC_RTNODE_").lower().split("__", 1)
+            raw.setdefault(section, {})[key] = value
+
+
+def _text_lines(path: Path | None) -> list[str]:
+    return path.read_text("utf-8").splitlines() if path and path.exists() else []
+
+
+def _explain(item: Any, lines: list[str]) -> str:
+    place = ".".join(str(part) for part in item["loc"]) or "settings"
+    key = str(item["loc"][-1]) if item["loc"] else ""
+    number = next((i for i, line in enumerate(lines, 1) if re.match(rf"\s*\[*{re.escape(key)}\b", line)), None)
+    where = f" (line {number})" if number and key else ""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "no such setting" + _did_you_mean(item["loc"])
+    return f"{place}{where}: {message}"
+
+
+def _did_you_mean(loc: tuple[int | str, ...]) -> str:
+    model = _model_at(loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), model.model_fields if model else (), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Settings
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(str(part)) if model else None
+        model = _section_of(field.annotation) if field else None
+    return model
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)), None)

@@ -1,0 +1,102 @@
+"""`serve`: the two roles as two child processes, restarted when they die, ended when the parent ends.
+
+A fault in CUDA or in a decoder takes the worker down, never the listener; the listener's GIL belongs to it alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from npc_rtnode import log
+
+logger = log.get(__name__)
+ROLES = ("receive", "work")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+STEADY_S = 60.0
+"""A role that has run this long is healthy: its next restart is immediate again."""
+STOP_S = 25.0
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Linux: this process gets SIGTERM when its parent dies, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def wait_for_stop() -> None:
+    """Block until SIGTERM or SIGINT."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    parent = os.getppid()
+    while not stop.wait(1.0):
+        if os.getppid() != parent and "NPC_RTNODE_SUPERVISED" in os.environ:
+            return
+
+
+@dataclass
+class _Child:
+    role: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    not_before: float = field(default=0.0)
+
+    def look(self, now: float) -> None:
+        """Start it, or notice that it died and say when it starts again."""
+        if self.process is None:
+            if now >= self.not_before:
+                self._start(now)
+            return
+        code = self.process.poll()
+        if code is None:
+            return
+        self.process = None
+        self.pause_s = FIRST_PAUSE_S if now - self.started > STEADY_S else min(self.pause_s * 2, LONGEST_PAUSE_S)
+        self.not_before = now + self.pause_s
+        logger.error("role died, it is started again", role=self.role, code=code, in_s=self.pause_s)
+
+    def _start(self, now: float) -> None:
+        environment = {**os.environ, "NPC_RTNODE_SUPERVISED": "1"}
+        self.process = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL)
+        self.started = now
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that is not heard."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def supervise(config: Path | None) -> None:
+    """Run both roles until SIGTERM or SIGINT; the listener stops first, so nothing new comes while work ends."""
+    options = ["--config", str(config)] if config else []
+    children = [_Child(role, [sys.executable, "-m", "npc_rtnode", "serve", "--only", role, *options]) for role in ROLES]
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(0.2):
+        for child in children:
+            child.look(time.monotonic())
+    for child in children:
+        child.stop()

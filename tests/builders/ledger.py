@@ -1,0 +1,170 @@
+"""A ledger built by `upgrade head`, and the few moves that bring a series or a job to where a test begins."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.desk import Desk, Word
+from npc_rtnode.adapters.database.engine import Sessions, open_engine
+from npc_rtnode.adapters.database.intake import IntakeLedger
+from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.series import SeriesLedger
+from npc_rtnode.adapters.database.work import WorkLedger
+from npc_rtnode.domain.identifiers import digest_of, work_key
+from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.records import (
+    Arrival,
+    AssociationInfo,
+    Choice,
+    Closing,
+    InstanceIdentity,
+    JobInHand,
+    ObjectKind,
+    OpenSeries,
+    ReceivedInstance,
+    ResultToCommit,
+    StoreOutcome,
+    Truth,
+    Verdict,
+    WorkIdentity,
+    WorkOrder,
+    WrittenObject,
+)
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+QUIET_S = 30.0
+MR = "1.2.840.10008.5.1.4.1.1.4"
+
+
+@dataclass
+class Ledger:
+    """Every page of one ledger, and a clock that only moves when told."""
+
+    engine: Engine
+    now: datetime = NOON
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.engine)
+        self.intake = IntakeLedger(self.sessions, "site-key", QUIET_S)
+        self.series = SeriesLedger(self.sessions)
+        self.work = WorkLedger(self.sessions)
+        self.desk = Desk(self.sessions)
+        self.queries = Queries(self.sessions)
+        self.association = AssociationInfo("a-1", "PACS", "NPC_RTNODE", "127.0.0.1")
+        self.intake.association_opened(self.association, self.now)
+
+    def later(self, seconds: float) -> datetime:
+        """Move the clock."""
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+    def receive(
+        self, sop_uid: str, series_uid: str = "1.2.3", content: str = "", study_uid: str = "1.2"
+    ) -> StoreOutcome:
+        """One instance; `content` stands for its bytes."""
+        return self.intake.record(self.arrival(sop_uid, series_uid, content, study_uid), self.now)
+
+    def arrival(self, sop_uid: str, series_uid: str, content: str, study_uid: str) -> Arrival:
+        """One instance as the receive stage hands it over."""
+        identity = InstanceIdentity(MR, sop_uid, study_uid, series_uid, "MR")
+        received = ReceivedInstance(self.association, MR, sop_uid, "1.2.840.10008.1.2.1", b"")
+        return Arrival(identity, received, digest_of([sop_uid, content]), 100)
+
+    def complete_series(self, count: int = 3, series_uid: str = "1.2.3") -> OpenSeries:
+        """`count` instances received, quiet, closed as whole."""
+        for number in range(1, count + 1):
+            self.receive(f"{series_uid}.{number}", series_uid)
+        self.later(QUIET_S + 1)
+        (quiet,) = [series for series in self.series.quiet(self.now) if series.series_uid == series_uid]
+        assert self.series.close(quiet, Closing(Event.CLOSED_WHOLE, "quiet and whole"), self.now)
+        return quiet
+
+    def order(self, series: OpenSeries, bundle: str = "b" * 64, settings: str = "s" * 64) -> WorkOrder:
+        """The order that selection would make of a series."""
+        work = WorkIdentity(series.series_uid, digest_of(sorted(series.inputs)), bundle, settings)
+        return WorkOrder(work, work_key(work), "bundle 1", "the called AE title is meant for NPC")
+
+    def choose(self, series: OpenSeries, event: Event = Event.SELECTED, reasons: tuple[str, ...] = ()) -> int | None:
+        """Record a selection."""
+        order = self.order(series) if event is Event.SELECTED else None
+        verdicts = (Verdict("modality", Truth.TRUE, "Modality is MR"),)
+        return self.series.choose(series, Choice(event, verdicts, reasons, "r" * 64, order), self.now)
+
+    def queued_job(self, series_uid: str = "1.2.3") -> int:
+        """A complete series that was selected."""
+        job = self.choose(self.complete_series(series_uid=series_uid))
+        assert job is not None
+        return job
+
+    def in_hand(self, state: JobState, stage: str) -> JobInHand:
+        """Claim the one job in this state."""
+        job = self.work.claim_job(state, stage, self.now, 60)
+        assert job is not None
+        return job
+
+    def predicted(self) -> None:
+        """The queued job, inferred."""
+        self.work.predicted(self.in_hand(JobState.QUEUED, "infer").lease, {"stage": "T2"}, self.now)
+
+    def result(self, job: JobInHand, **changes: object) -> ResultToCommit:
+        """Two objects owed to tps and pacs; nothing holds them."""
+        objects = tuple(
+            (WrittenObject(kind, f"1.2.840.{n}", f"2.25.{int(job.work_key[:8], 16)}{n}", b"x"), f"{n}" * 64)
+            for n, kind in enumerate((ObjectKind.RTSTRUCT, ObjectKind.SR), 1)
+        )
+        owed = ((ObjectKind.RTSTRUCT, "tps"), (ObjectKind.RTSTRUCT, "pacs"), (ObjectKind.SR, "pacs"))
+        values: dict[str, object] = {"objects": objects, "owed": owed, "holds": (), "releasable": True}
+        values["results"] = {"synthetic": True, "phantom": True}
+        return ResultToCommit(**{**values, **changes})  # type: ignore[arg-type]
+
+    def written(self, **changes: object) -> JobInHand:
+        """A job whose objects are committed."""
+        self.queued_job()
+        self.predicted()
+        job = self.in_hand(JobState.PREDICTED, "write")
+        self.work.commit_result(job.lease, self.result(job, **changes), self.now)
+        return job
+
+    def word(self, dry_run: bool = False) -> Word:
+        """An operator's word."""
+        return Word("operator:ada", "because a test says so", self.now, dry_run)
+
+    def study(self) -> str:
+        """The reference of the only study."""
+        (line,) = self.queries.studies()
+        return str(line["study"])
+
+    def job_state(self) -> str:
+        """The state of the newest job."""
+        view = self.queries.study(self.study())
+        return str([job for series in view["series"] for job in series["jobs"]][-1]["state"])
+
+    def series_states(self) -> list[str]:
+        """The states of all revisions, oldest first."""
+        return [series["state"] for series in self.queries.study(self.study())["series"]]
+
+
+def make_ledger(folder: Path) -> Ledger:
+    """A new SQLite ledger in `folder`, built by `upgrade head` (once a test process, then copied)."""
+    shutil.copy(_template(), folder / "ledger.db")
+    return Ledger(open_engine(f"sqlite:///{folder / 'ledger.db'}"))
+
+
+@cache
+def _template() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="npc-rtnode-ledger-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "template.db"
+    engine = open_engine(f"sqlite:///{path}")
+    schema.upgrade(engine)
+    engine.dispose()
+    return path

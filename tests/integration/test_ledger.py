@@ -1,0 +1,447 @@
+"""The ledger keeps its promises by itself: revisions, fencing, one result a key, one chain of events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.desk import Resending
+from npc_rtnode.adapters.database.engine import Sessions, open_engine
+from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, EventRow, InstanceRow, JobRow
+from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.records import Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
+from npc_rtnode.domain.retry import GiveUp, Postpone
+from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
+from tests.builders.ledger import NOON, QUIET_S, Ledger, make_ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A fresh ledger."""
+    made = make_ledger(tmp_path)
+    yield made
+    made.engine.dispose()
+
+
+def send_all(ledger: Ledger, *destinations: str) -> None:
+    """Let every due delivery to these destinations succeed."""
+    for destination in destinations:
+        while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
+            ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
+
+
+class TestSchema:
+    def test_tables_and_migrations_agree(self, ledger: Ledger) -> None:
+        """A schema made by the migrations alone is the one that the tables describe."""
+        assert schema.differences(ledger.engine) == []
+
+    def test_an_unknown_schema_is_refused(self, tmp_path: Path) -> None:
+        """A node never works on a database that was not upgraded to its own head."""
+        engine = open_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+        with pytest.raises(SchemaFault, match="db upgrade"):
+            schema.require_head(engine)
+
+    def test_sqlite_survives_power_loss_by_its_settings(self, ledger: Ledger) -> None:
+        """Every connection runs WAL with FULL sync and foreign keys."""
+        with ledger.engine.connect() as connection:
+            values = [
+                connection.execute(text(f"PRAGMA {name}")).scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            ]
+        assert values == ["wal", 2, 1]
+
+    def test_a_time_without_zone_is_refused(self, ledger: Ledger) -> None:
+        """Only aware times enter the ledger, and they come back as UTC."""
+        with pytest.raises(Exception, match="without its zone"):
+            ledger.intake.association_opened(ledger.association, datetime(2026, 1, 1))
+        ledger.receive("1.2.3.1")
+        with ledger.sessions.reading() as session:
+            assert session.scalars(select(InstanceRow.received_at)).one() == NOON
+
+
+class TestIntake:
+    def test_the_same_bytes_again_change_nothing(self, ledger: Ledger) -> None:
+        """A re-send of an acknowledged instance is a duplicate, even after the series was selected."""
+        ledger.queued_job()
+        assert ledger.receive("1.2.3.1") is StoreOutcome.DUPLICATE
+        assert ledger.series_states() == ["SELECTED"]
+
+    def test_other_bytes_under_one_uid_quarantine_the_series(self, ledger: Ledger) -> None:
+        """Both contents are kept, the series is quarantined, its queued job is called off."""
+        ledger.queued_job()
+        assert ledger.receive("1.2.3.1", content="other") is StoreOutcome.CONFLICT
+        assert ledger.series_states() == ["QUARANTINED"]
+        assert ledger.job_state() == "CANCELLED"
+        with ledger.sessions.reading() as session:
+            assert session.scalar(select(func.count(InstanceRow.id)).where(InstanceRow.sop_uid == "1.2.3.1")) == 2
+
+    def test_a_late_instance_makes_a_new_series_revision(self, ledger: Ledger) -> None:
+        """Slices after closing open revision 2 with all inputs; the first is superseded and its job is called off."""
+        ledger.queued_job()
+        assert ledger.receive("1.2.3.4") is StoreOutcome.STORED
+        assert ledger.series_states() == ["SUPERSEDED", "RECEIVING"]
+        assert ledger.job_state() == "CANCELLED"
+        ledger.later(QUIET_S + 1)
+        (second,) = ledger.series.quiet(ledger.now)
+        assert (second.revision, second.seen) == (2, 4)
+
+    def test_a_late_instance_holds_what_was_not_sent_yet(self, ledger: Ledger) -> None:
+        """A written result of a superseded revision is held, and nobody can release it."""
+        ledger.written()
+        ledger.receive("1.2.3.9")
+        assert ledger.job_state() == "HELD"
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+        with pytest.raises(Forbidden, match="SUPERSEDED"):
+            ledger.desk.release(ledger.study(), ledger.word())
+
+    def test_a_result_finished_after_its_series_was_superseded_is_held(self, ledger: Ledger) -> None:
+        """A late slice that comes while the result is being written keeps that result back."""
+        ledger.queued_job()
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        ledger.receive("1.2.3.9")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
+        with pytest.raises(Forbidden):
+            ledger.desk.release(ledger.study(), ledger.word())
+
+    def test_a_stalled_series_opens_again(self, ledger: Ledger) -> None:
+        """The missing slice of a partial series lets the same revision go on."""
+        ledger.receive("1.2.3.1")
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "a gap", ("GAP: one slice",)), ledger.now)
+        assert ledger.series_states() == ["STALLED"]
+        with pytest.raises(Forbidden, match="not whole"):
+            ledger.desk.release(ledger.study(), ledger.word())
+        ledger.receive("1.2.3.2")
+        assert ledger.series_states() == ["RECEIVING"]
+
+    def test_quiet_counts_from_the_last_instance(self, ledger: Ledger) -> None:
+        """Each instance re-arms the quiet time, and the deadline stands in the row, so it survives a restart."""
+        ledger.receive("1.2.3.1")
+        ledger.later(QUIET_S - 1)
+        ledger.receive("1.2.3.2")
+        ledger.later(2)
+        assert ledger.series.quiet(ledger.now) == []
+        assert ledger.series.next_due() == NOON + timedelta(seconds=QUIET_S - 1 + QUIET_S)
+
+    def test_closing_loses_against_an_instance_that_came_meanwhile(self, ledger: Ledger) -> None:
+        """A judgement on three instances does not close a series that has four."""
+        ledger.receive("1.2.3.1")
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        ledger.receive("1.2.3.2")
+        assert not ledger.series.close(quiet, Closing(Event.CLOSED_WHOLE, "whole"), ledger.now)
+        assert ledger.series_states() == ["RECEIVING"]
+
+    def test_our_own_object_is_recognised_and_counted(self, ledger: Ledger) -> None:
+        """A result that a PACS routes back is known by its UID and counted; a stranger is not."""
+        job = ledger.written()
+        own = ledger.result(job).objects[0][0].sop_uid
+        assert ledger.intake.own_object_came_back(own, ledger.now)
+        assert ledger.intake.own_object_came_back(own, ledger.now)
+        assert not ledger.intake.own_object_came_back("1.2.3.1", ledger.now)
+        assert ledger.queries.counts()["came_back"] == 2
+
+
+class TestWork:
+    def test_one_work_key_has_one_job(self, ledger: Ledger) -> None:
+        """Selecting the same inputs for the same bundle and settings twice finds the job that stands."""
+        first = ledger.queued_job()
+        ledger.desk.reconsider(ledger.study(), ledger.word())
+        (again,) = ledger.series.complete()
+        assert ledger.choose(again) == first
+        with ledger.sessions.reading() as session:
+            assert session.scalar(select(func.count(JobRow.id))) == 1
+
+    def test_two_claims_never_get_one_job(self, tmp_path: Path) -> None:
+        """Twelve workers claiming at once share five jobs without a double."""
+        ledger = make_ledger(tmp_path)
+        for number in range(5):
+            ledger.queued_job(series_uid=f"1.2.3{number}")
+        taken: list[int] = []
+
+        def claim() -> None:
+            while job := ledger.work.claim_job(JobState.QUEUED, "infer", ledger.now, 60):
+                taken.append(job.lease.subject_id)
+
+        workers = [threading.Thread(target=claim) for _ in range(12)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        ledger.engine.dispose()
+        assert sorted(taken) == sorted(set(taken))
+        assert len(taken) == 5
+
+    def test_the_attempt_is_committed_before_the_work(self, ledger: Ledger) -> None:
+        """A claim leaves an open attempt behind, whatever happens to its worker."""
+        ledger.queued_job()
+        ledger.in_hand(JobState.QUEUED, "infer")
+        with ledger.sessions.reading() as session:
+            attempt = session.scalars(select(AttemptRow)).one()
+        assert (attempt.stage, attempt.ended_at) == ("infer", None)
+
+    def test_a_worker_that_overslept_changes_nothing(self, ledger: Ledger) -> None:
+        """After recovery the old lease's outcome is refused, and the new one's counts."""
+        ledger.queued_job()
+        asleep = ledger.in_hand(JobState.QUEUED, "infer")
+        assert ledger.work.recover(ledger.later(61)) == 1
+        awake = ledger.in_hand(JobState.QUEUED, "infer")
+        with pytest.raises(LeaseLost):
+            ledger.work.predicted(asleep.lease, {"stage": "T4"}, ledger.now)
+        ledger.work.predicted(awake.lease, {"stage": "T1"}, ledger.now)
+        assert ledger.job_state() == "PREDICTED"
+
+    def test_recovery_leaves_living_leases_alone(self, ledger: Ledger) -> None:
+        """A sweep takes back only what has run out; a start, which holds the node's lock, takes back all."""
+        ledger.queued_job()
+        ledger.in_hand(JobState.QUEUED, "infer")
+        assert ledger.work.recover(ledger.later(30)) == 0
+        assert ledger.work.recover(ledger.now, all_leases=True) == 1
+
+    def test_the_third_crash_quarantines_the_job(self, ledger: Ledger) -> None:
+        """An input that kills its worker three times is set apart with the reason, and others go on."""
+        ledger.queued_job()
+        for _ in range(3):
+            ledger.in_hand(JobState.QUEUED, "infer")
+            ledger.work.recover(ledger.now, all_leases=True)
+        assert ledger.job_state() == "QUARANTINED"
+        assert ledger.work.claim_job(JobState.QUEUED, "infer", ledger.now, 60) is None
+        (done,) = ledger.desk.retry(ledger.study(), ledger.word())
+        assert "queued again" in done
+
+    def test_a_postponed_job_waits_for_its_time(self, ledger: Ledger) -> None:
+        """Back-off stands in the row: nothing is due before it, so it survives a restart."""
+        ledger.queued_job()
+        lease = ledger.in_hand(JobState.QUEUED, "infer").lease
+        ledger.work.failed(lease, Postpone(ledger.now + timedelta(seconds=40), "BUSY: later"), ledger.now)
+        assert ledger.work.claim_job(JobState.QUEUED, "infer", ledger.later(39), 60) is None
+        assert ledger.work.claim_job(JobState.QUEUED, "infer", ledger.later(1), 60) is not None
+
+    def test_nothing_held_is_ever_claimed_for_sending(self, ledger: Ledger) -> None:
+        """Deliveries of a held result wait until a person releases it."""
+        ledger.written(holds=(Finding("SUPERSEDES_DELIVERED", "look first"),))
+        assert ledger.job_state() == "HELD"
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+        ledger.desk.release(ledger.study(), ledger.word())
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is not None
+
+    def test_what_nobody_may_release_stays(self, ledger: Ledger) -> None:
+        """A result that is not releasable is refused to release, retry and resend, with its reason."""
+        ledger.written(holds=(Finding("SYNTHETIC_WEIGHTS", "no verb"),), releasable=False, owed=())
+        study, word = ledger.study(), ledger.word()
+        with pytest.raises(Forbidden, match="SYNTHETIC_WEIGHTS"):
+            ledger.desk.release(study, word)
+        with pytest.raises(NotFound):
+            ledger.desk.retry(study, word)
+        with pytest.raises(Forbidden, match="HELD"):
+            ledger.desk.resend(study, word, Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True))
+        assert ledger.job_state() == "HELD"
+
+    def test_delivered_means_every_delivery_was_accepted(self, ledger: Ledger) -> None:
+        """With one object still owed the job is not delivered; with the last one it is."""
+        ledger.written()
+        send_all(ledger, "tps")
+        assert ledger.job_state() == "WRITTEN"
+        send_all(ledger, "pacs")
+        assert ledger.job_state() == "DELIVERED"
+
+    @pytest.mark.parametrize("order", [("tps", "pacs"), ("pacs", "tps")])
+    def test_a_refused_delivery_fails_the_job_in_any_order(self, ledger: Ledger, order: tuple[str, str]) -> None:
+        """Whether the refusal comes first or last, the job ends FAILED and names the destination."""
+        ledger.written()
+        for destination in order:
+            while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
+                if destination == "tps":
+                    ledger.work.failed(delivery.lease, GiveUp("OBJECT_REFUSED: 0xA900"), ledger.now)
+                else:
+                    ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
+        assert ledger.job_state() == "FAILED"
+        view = ledger.queries.study(ledger.study())
+        assert "NOT_DELIVERED to tps: OBJECT_REFUSED" in view["series"][0]["jobs"][0]["reasons"][0]
+
+    def test_retry_sends_only_what_failed(self, ledger: Ledger) -> None:
+        """After a failed delivery, retry owes the failed one again and leaves the accepted ones alone."""
+        ledger.written()
+        lease = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert lease is not None
+        ledger.work.failed(lease.lease, GiveUp("OBJECT_REFUSED"), ledger.now)
+        send_all(ledger, "pacs")
+        ledger.desk.retry(ledger.study(), ledger.word())
+        assert ledger.work.claim_delivery("pacs", ledger.now, 60) is None
+        send_all(ledger, "tps")
+        assert ledger.job_state() == "DELIVERED"
+
+    def test_resend_goes_out_with_the_stored_bytes(self, ledger: Ledger) -> None:
+        """A resend owes the same object row, so the same UID and digest, to the named destination alone."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
+        ledger.desk.resend(ledger.study(), ledger.word(), resending)
+        again = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert again is not None
+        assert again.sha256 == "1" * 64
+        assert ledger.work.claim_delivery("pacs", ledger.now, 60) is None
+
+    def test_resend_obeys_the_release_rule(self, ledger: Ledger) -> None:
+        """A destination that may not have a synthetic result does not get it by a resend either."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        resending = Resending((("elsewhere", (ObjectKind.RTSTRUCT,)),), lambda *_: False)
+        with pytest.raises(Forbidden, match="elsewhere"):
+            ledger.desk.resend(ledger.study(), ledger.word(), resending)
+
+    def test_a_result_beside_a_delivered_one_is_marked(self, ledger: Ledger) -> None:
+        """A second result of a series whose first was delivered comes in hand with that fact."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        (series,) = ledger.desk.selected(ledger.study())
+        ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
+        ledger.predicted()
+        assert ledger.in_hand(JobState.PREDICTED, "write").supersedes_delivered
+
+    def test_an_order_that_changes_nothing_makes_no_job(self, ledger: Ledger) -> None:
+        """Reprocessing with the same bundle and settings says that the stored result stands."""
+        ledger.queued_job()
+        (series,) = ledger.desk.selected(ledger.study())
+        assert "stands" in ledger.desk.order(series.series_id, ledger.order(series), ledger.word())
+
+    def test_without_a_destination_the_result_is_held(self, ledger: Ledger) -> None:
+        """A result that nobody wants never counts as delivered."""
+        ledger.written(owed=())
+        assert ledger.job_state() == "HELD"
+
+
+class TestDesk:
+    def test_a_rehearsal_changes_nothing(self, ledger: Ledger) -> None:
+        """With dry_run the plan is told and the ledger stays as it was, events included."""
+        ledger.written()
+        before = ledger.queries.history(ledger.study())
+        assert ledger.desk.hold(ledger.study(), ledger.word(dry_run=True))
+        assert ledger.queries.history(ledger.study()) == before
+
+    def test_hold_and_release_are_kept_with_name_and_reason(self, ledger: Ledger) -> None:
+        """Who held what and why stands in the chain of events."""
+        ledger.written()
+        ledger.desk.hold(ledger.study(), ledger.word())
+        ledger.desk.release(ledger.study(), ledger.word())
+        deeds = [e for e in ledger.queries.history(ledger.study()) if e["actor"] == "operator:ada"]
+        assert [deed["event"] for deed in deeds] == ["HELD", "RELEASED"]
+        assert deeds[0]["detail"]["reason"] == "because a test says so"
+
+    def test_releasing_a_held_series_is_the_operators_word(self, ledger: Ledger) -> None:
+        """A series held for its indication goes back to selection with the operator's word on it."""
+        ledger.choose(ledger.complete_series(), Event.HELD, ("INDICATION_UNKNOWN: nobody said",))
+        ledger.desk.release(ledger.study(), ledger.word())
+        (series,) = ledger.series.complete()
+        assert series.operators_word == "operator:ada: because a test says so"
+
+    def test_a_short_count_may_be_released(self, ledger: Ledger) -> None:
+        """A stack that is whole but shorter than announced may be taken as complete by a person."""
+        ledger.receive("1.2.3.1")
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "short", ("COUNT_SHORT: 1 of 2",)), ledger.now)
+        ledger.desk.release(ledger.study(), ledger.word())
+        assert ledger.series_states() == ["COMPLETE"]
+
+    def test_an_unknown_study_is_named(self, ledger: Ledger) -> None:
+        """A wrong reference is told back."""
+        with pytest.raises(NotFound, match="XXX-XXX"):
+            ledger.desk.hold("XXX-XXX", ledger.word())
+
+
+class TestJournal:
+    def test_every_change_of_state_is_chained(self, ledger: Ledger) -> None:
+        """From birth to delivery each transition left an event, and the chain holds."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        steps = [
+            (e["event"], e["to"]) for e in ledger.queries.history(ledger.study()) if e["subject"].startswith("job")
+        ]
+        assert steps == [
+            ("BORN", "QUEUED"),
+            ("BEGUN", "PREDICTING"),
+            ("DONE", "PREDICTED"),
+            ("BEGUN", "WRITING"),
+            ("DONE", "WRITTEN"),
+            ("ALL_SENT", "DELIVERED"),
+        ]
+        assert ledger.queries.chain_is_whole()
+
+    @pytest.mark.parametrize(
+        "tampering",
+        [
+            "UPDATE events SET detail = '{}' WHERE seq = 3",
+            "UPDATE events SET to_state = 'DELIVERED' WHERE seq = 5",
+            "UPDATE events SET actor = 'someone else' WHERE seq = 2",
+            "DELETE FROM events WHERE seq = 4",
+        ],
+    )
+    def test_tampering_breaks_the_chain(self, ledger: Ledger, tampering: str) -> None:
+        """A changed or removed event is found."""
+        ledger.written()
+        with ledger.engine.begin() as connection:
+            assert connection.execute(text(tampering)).rowcount == 1
+        assert not ledger.queries.chain_is_whole()
+
+    def test_writers_in_two_processes_keep_one_chain(self, tmp_path: Path) -> None:
+        """Two engines on one file, as receiver and worker have, write events in turn without a fork in the chain."""
+        ledger = make_ledger(tmp_path)
+        other = Ledger.__new__(Ledger)
+        other.engine, other.now = open_engine(f"sqlite:///{tmp_path / 'ledger.db'}"), NOON
+        other.sessions = Sessions(other.engine)
+
+        def reject(pages: Ledger, start: int) -> None:
+            from npc_rtnode.adapters.database.intake import IntakeLedger
+            from npc_rtnode.domain.records import AssociationInfo
+
+            intake = IntakeLedger(pages.sessions, "k", 1)
+            for number in range(start, start + 25):
+                intake.association_rejected(AssociationInfo(f"r{number}", "X", "Y", "127.0.0.9"), "unknown", NOON)
+
+        threads = [threading.Thread(target=reject, args=(pages, i * 100)) for i, pages in enumerate((ledger, other))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        whole = ledger.queries.chain_is_whole()
+        with ledger.sessions.reading() as session:
+            count = session.scalar(select(func.count(EventRow.seq)))
+        ledger.engine.dispose()
+        other.engine.dispose()
+        assert whole
+        assert count == 50
+
+    def test_a_locked_database_is_the_moments_fault(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A writer that waits too long gets LedgerUnavailable, which the sender hears as A700."""
+        monkeypatch.setattr("npc_rtnode.adapters.database.engine.BUSY_TIMEOUT_S", 0.2)
+        ledger = make_ledger(tmp_path)
+        with ledger.engine.begin(), pytest.raises(LedgerUnavailable):
+            ledger.receive("1.2.3.1")
+        ledger.engine.dispose()
+
+
+def test_no_patient_identity_has_a_column() -> None:
+    """No table has a column where a name, a birth date or a patient ID could stand."""
+    columns = {column.name for table in InstanceRow.metadata.tables.values() for column in table.columns}
+    assert not {name for name in columns if "patient" in name or "birth" in name}
+    assert DeliveryRow.__tablename__ in InstanceRow.metadata.tables
+
+
+def test_a_series_judged_unfit_calls_its_unsent_result_off(ledger: Ledger) -> None:
+    """When a second judgement sets a series aside, what it had written is held for good."""
+    ledger.written()
+    ledger.desk.reconsider(ledger.study(), ledger.word())
+    (again,) = ledger.series.complete()
+    ledger.choose(again, Event.SET_ASIDE, ("plane: coronal",))
+    assert ledger.job_state() == "HELD"
+    with pytest.raises(Forbidden, match="judged anew"):
+        ledger.desk.release(ledger.study(), ledger.word())

@@ -1,0 +1,130 @@
+"""The network keeps the paper's shape: units, grids, attention, norms."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from model.network import PRESETS, STRIDES, Attention3d, Bottleneck, MultiTaskNet, NetworkConfig, UNet8, build, pooled
+
+TINY = PRESETS["tiny"]
+
+
+def window(grid: tuple[int, int, int], count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 1, *grid, generator=generator)
+
+
+def test_eight_encoder_and_seven_decoder_units():
+    """The U-Net has the paper's 8 encoder and 7 decoder units."""
+    net = UNet8(TINY)
+    assert (len(net.encoder), len(net.decoder), len(net.pools)) == (8, 7, 7)
+
+
+def test_pooling_reproduces_the_paper_grids():
+    """Ceil-mode pooling takes 21 x 224 x 224 through the sizes of A1."""
+    grid, sizes = (21, 224, 224), [(21, 224, 224)]
+    for stride in STRIDES:
+        grid = pooled(grid, stride)
+        sizes.append(grid)
+    assert [size[1] for size in sizes] == [224, 112, 56, 28, 14, 7, 4, 2]
+    assert [size[0] for size in sizes] == [21, 21, 21, 21, 11, 6, 3, 3]
+
+
+@pytest.mark.parametrize("grid", [(21, 32, 32), (21, 45, 45), (21, 56, 64)])
+def test_map_has_the_size_of_its_window(grid):
+    """Any in-plane size comes back at its own size, odd ones too."""
+    net = build(dataclasses.replace(TINY, grid=grid)).eval()
+    with torch.inference_mode():
+        gtv, stage = net(window(grid, 1))
+    assert gtv.shape == (1, 1, *grid)
+    assert stage.shape == (1, 4)
+
+
+def test_another_window_size_is_refused():
+    """Positions are learned for one grid, so another size is an error and not a guess."""
+    with pytest.raises(ValueError, match="built for a window"):
+        build(TINY)(torch.zeros(1, 1, 21, 40, 40))
+
+
+def test_a_wrong_number_of_units_is_refused():
+    """Widths for seven or nine units do not make the paper's net."""
+    with pytest.raises(ValueError, match="8 encoder units"):
+        build(dataclasses.replace(TINY, widths=(4, 8, 16)))
+
+
+def test_last_three_bottlenecks_attend():
+    """3, 4, 6, 3 bottlenecks, of which the final three attend with four heads instead of convolving."""
+    blocks = [block for block in build(TINY).stager.blocks if isinstance(block, Bottleneck)]
+    attends = [any(isinstance(layer, Attention3d) for layer in block.middle) for block in blocks]
+    assert attends == [False] * 13 + [True] * 3
+    assert all(layer.heads == 4 for block in blocks for layer in block.middle if isinstance(layer, Attention3d))
+
+
+def test_attention_is_softmax_of_qk_plus_qp():
+    """One call with keys k + p gives the paper's q.k + q.p."""
+    torch.manual_seed(0)
+    layer = Attention3d(8, (2, 3, 3), heads=2)
+    x = torch.randn(1, 8, 2, 3, 3)
+    q, k, v = layer.qkv(x).reshape(3, 2, 4, 18).unbind(0)
+    p = (layer.rz + layer.ry + layer.rx).reshape(2, 4, 18)
+    weights = torch.softmax((q.transpose(1, 2) @ k + q.transpose(1, 2) @ p) / 2.0, dim=-1)
+    expected = (weights @ v.transpose(1, 2)).transpose(1, 2).reshape(1, 8, 2, 3, 3)
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_no_instance_norm_where_the_stage_is_pooled():
+    """A7: InstanceNorm lives in the U-Net only; the T-net and the fusion use BatchNorm."""
+    net = build(TINY)
+    after = [module for part in (net.stager, net.fusion, net.classifier) for module in part.modules()]
+    assert not any(isinstance(module, nn.InstanceNorm3d) for module in after)
+    assert any(isinstance(module, nn.BatchNorm3d) for module in after)
+
+
+def test_stage_logits_differ_between_cases_at_birth():
+    """A7: an untrained net already answers two different windows differently."""
+    net = build(TINY)
+    net.train()(window(TINY.grid, 4))
+    one, other = window(TINY.grid, 2)
+    with torch.inference_mode():
+        _, stage = net.eval()(torch.stack((one, 1.5 * other + 0.5)))
+    assert float((stage[0] - stage[1]).abs().max()) > 1e-3
+
+
+def test_gradients_reach_the_unet_from_the_stage():
+    """A9: the stage loss alone moves the segmentation head, through the product."""
+    net = build(TINY)
+    _, stage = net(window(TINY.grid))
+    stage[:, 0].sum().backward()
+    gradient = net.unet.head.weight.grad
+    assert gradient is not None
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_same_seed_same_weights():
+    """Building is reproducible and does not disturb the global generator."""
+    before = torch.random.get_rng_state()
+    one, other = build(TINY, seed=3), build(TINY, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_config_survives_json():
+    """A config read back from a manifest builds the same shapes."""
+    small = PRESETS["small"]
+    raw = {name: list(value) if isinstance(value, tuple) else value for name, value in small.to_dict().items()}
+    assert NetworkConfig.from_dict(raw) == small
+
+
+def test_segment_then_stage_is_forward():
+    """The two halves used by training and by the first look give what one pass gives."""
+    net: MultiTaskNet = build(TINY).eval()
+    x = window(TINY.grid, 1)
+    with torch.inference_mode():
+        gtv, shared = net.segment(x)
+        whole = net(x)
+        assert torch.equal(whole[0], gtv)
+        assert torch.equal(whole[1], net.stage(x, gtv, shared))

@@ -1,0 +1,56 @@
+"""Retry is a value: the table of errors, attempts and times beside what they come to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from npc_rtnode.domain.retry import COMPUTE, GiveUp, Postpone, RetryPolicy, decide, describe
+from npc_rtnode.errors import InferenceTimeout, LedgerUnavailable, ObjectRefused, PeerStalled, Unreachable
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+WEEK = RetryPolicy(first_s=60, longest_s=3600, horizon_s=168 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "pause_s"),
+    [(1, 60), (2, 240), (3, 960), (4, 3600), (5, 3600), (500, 3600)],  # 60·4ⁿ⁻¹, at most an hour
+)
+def test_pauses_grow_fourfold_up_to_an_hour(attempts: int, pause_s: float) -> None:
+    """A destination that is down is tried after 1, 4, 16 minutes and then hourly."""
+    assert decide(Unreachable(), attempts, NOW, NOW, WEEK) == Postpone(
+        NOW + timedelta(seconds=pause_s), describe(Unreachable())
+    )
+
+
+@pytest.mark.parametrize("error", [Unreachable(), PeerStalled(), LedgerUnavailable(), InferenceTimeout()])
+def test_what_time_may_mend_is_postponed(error: Exception) -> None:
+    """The moment's and the peer's passing faults are tried again by themselves."""
+    assert isinstance(decide(error, 1, NOW, NOW, WEEK), Postpone)
+
+
+@pytest.mark.parametrize("error", [ObjectRefused("0xA900"), ValueError("secret"), KeyError("x")])
+def test_what_time_cannot_mend_is_given_up(error: Exception) -> None:
+    """A refused object or an unexpected error waits for a person."""
+    assert isinstance(decide(error, 1, NOW, NOW, WEEK), GiveUp)
+
+
+def test_compute_gives_up_after_five_tries() -> None:
+    """The fifth timeout ends a job, and says how often it was tried."""
+    assert isinstance(decide(InferenceTimeout(), 4, NOW, NOW, COMPUTE), Postpone)
+    last = decide(InferenceTimeout(), 5, NOW, NOW, COMPUTE)
+    assert isinstance(last, GiveUp)
+    assert "tried 5 times" in last.because
+
+
+def test_delivery_insists_for_a_week_and_no_longer() -> None:
+    """A destination that stays down is tried until its horizon."""
+    since = NOW - timedelta(hours=166)
+    assert isinstance(decide(Unreachable(), 160, since, NOW, WEEK), Postpone)
+    assert isinstance(decide(Unreachable(), 170, NOW - timedelta(hours=168), NOW, WEEK), GiveUp)
+
+
+def test_strange_errors_are_told_by_their_type_alone() -> None:
+    """The words of an unexpected error may hold a patient's name and are never repeated."""
+    assert describe(ValueError("ROENTGEN^WILHELM")) == "UNEXPECTED: ValueError"

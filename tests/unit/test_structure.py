@@ -1,0 +1,297 @@
+"""The walk accepts every healthy file that we hold and nothing that is cut, bent or unidentified."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread, uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
+from pynetdicom.dsutils import split_dataset
+
+from npc_rtnode.adapters.dicom.structure import IMPLEMENTATION_CLASS_UID, MAX_DEPTH, StructureReader
+from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance
+from npc_rtnode.errors import Unreadable
+from tests.builders.mr_series import SeriesSpec, slice_dataset
+
+EXPLICIT, IMPLICIT = str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
+READER = StructureReader()
+DATA = Path("../shared/data")
+REFUSED = {  # of the real files, with what is wrong; every other file must pass
+    "charset_pydicom/chrJapMulti.dcm": "without pixel data",
+    "charset_pydicom/chrJapMultiExplicitIR6.dcm": "without pixel data",
+    "charset_pydicom/chrKoreanMulti.dcm": "without pixel data",
+    "charset_pydicom/chrSQEncoding.dcm": "SOPClassUID",
+    "charset_pydicom/chrSQEncoding1.dcm": "SOPClassUID",
+    "nasty_pydicom/MR_small_bigendian.dcm": "transfer syntax",
+    "nasty_pydicom/MR_small_padded.dcm": "8320 bytes of pixels, 8192 would be",
+    "nasty_pydicom/MR_truncated.dcm": "8192 bytes are announced",
+    "nasty_pydicom/UN_sequence.dcm": "SOPClassUID",
+    "nasty_pydicom/badVR.dcm": "NumberOfFrames",
+    "nasty_pydicom/empty_charset_LEI.dcm": "SOPClassUID",
+    "nasty_pydicom/image_dfl.dcm": "transfer syntax",
+    "nasty_pydicom/meta_missing_tsyntax.dcm": "(0001,0001)",
+    "nasty_pydicom/nested_priv_SQ.dcm": "(0001,0001)",
+    "nasty_pydicom/no_meta_group_length.dcm": "SOPClassUID",
+    "nasty_pydicom/priv_SQ.dcm": "SOPClassUID",
+    "nasty_pydicom/rtplan_truncated.dcm": "976 bytes are announced",
+    "ts_same_image_9_syntaxes/3.dcm": "transfer syntax",
+}
+
+
+def encoded(ds: Dataset, implicit: bool = False) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, implicit
+    write_dataset(buffer, ds)
+    return buffer.getvalue()
+
+
+def image(rows: int = 4, columns: int = 4) -> Dataset:
+    """A small MR slice with a sequence two deep, of defined and of undefined length."""
+    ds = slice_dataset(SeriesSpec(rows=rows, columns=columns), 0)
+    inner, outer = Dataset(), Dataset()
+    inner.CodeValue = "T-D1100"
+    outer.PurposeOfReferenceCodeSequence = Sequence([inner])
+    ds.ReferencedImageSequence = Sequence([outer, outer])
+    ds["ReferencedImageSequence"].is_undefined_length = True
+    return ds
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def identity_with(ds: Dataset, transfer_syntax: str = EXPLICIT) -> None:
+    READER.identify(encoded(ds, transfer_syntax == IMPLICIT), transfer_syntax)
+
+
+WHOLE = {EXPLICIT: encoded(image()), IMPLICIT: encoded(image(), implicit=True)}
+
+
+# --- what passes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_a_whole_slice_says_who_it_is(syntax: str) -> None:
+    """Identity comes out as written, for both VR encodings."""
+    ds, found = image(), READER.identify(WHOLE[syntax], syntax)
+    assert (found.sop_class_uid, found.sop_uid) == (ds.SOPClassUID, ds.SOPInstanceUID)
+    assert (found.study_uid, found.series_uid, found.modality) == (ds.StudyInstanceUID, ds.SeriesInstanceUID, "MR")
+
+
+def _real_files() -> list[Path]:
+    skip = {".txt", ".md", ".gz", ".nrrd"}
+    return sorted(path for path in DATA.rglob("*") if path.is_file() and path.suffix not in skip)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.skipif(not DATA.exists(), reason="the shared real files are not here")
+def test_every_healthy_real_file_passes() -> None:
+    """Of about 350 files of eleven manufacturers exactly the listed ones are refused, for the listed reason."""
+    refused, passed = {}, 0
+    for path in _real_files():
+        data = path.read_bytes()
+        if data[128:132] != b"DICM":
+            continue
+        meta, offset = split_dataset(path)
+        try:
+            READER.identify(data[offset:], str(meta.get("TransferSyntaxUID", IMPLICIT)))
+            passed += 1
+        except Unreadable as error:
+            refused[str(path.relative_to(DATA))] = str(error)
+    assert sorted(refused) == sorted(REFUSED)
+    assert [name for name, why in REFUSED.items() if why not in refused[name]] == []
+    assert passed > 300
+
+
+def test_odd_sized_images_may_be_padded() -> None:
+    """3 x 3 pixels of 8 bits are 9 bytes, and 10 with the padding byte."""
+    ds = image(3, 3)
+    ds.BitsAllocated, ds.PixelData = 8, bytes(10)
+    identity_with(ds)
+
+
+def test_zero_bytes_after_the_pixels_pass() -> None:
+    """A GE SIGNA file ends in megabytes of them."""
+    assert READER.identify(WHOLE[EXPLICIT] + bytes(1000), EXPLICIT)
+
+
+def test_encapsulated_fragments_are_walked() -> None:
+    """One frame in two fragments behind its offset table."""
+    ds = image()
+    ds.PixelData = encapsulate([bytes(64)], fragments_per_frame=2)
+    ds["PixelData"].is_undefined_length = True
+    assert READER.identify(encoded(ds), str(uid.RLELossless))
+    with pytest.raises(Unreadable, match="transfer syntax is native"):
+        READER.identify(encoded(ds), EXPLICIT)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_cut_anywhere_it_is_refused(syntax: str) -> None:
+    """Every proper prefix of a whole slice is refused (row 21)."""
+    whole = WHOLE[syntax]
+    for size in range(len(whole)):
+        with pytest.raises(Unreadable):
+            READER.identify(whole[:size], syntax)
+
+
+@settings(max_examples=300, deadline=1000)
+@given(syntax=st.sampled_from([EXPLICIT, IMPLICIT]), place=st.floats(0, 1, exclude_max=True), put=st.binary(max_size=8))
+def test_overwritten_bytes_never_hang_or_crash(syntax: str, place: float, put: bytes) -> None:
+    """Whatever is written anywhere, the answer is an identity or Unreadable, and quickly."""
+    whole = bytearray(WHOLE[syntax])
+    at = int(place * len(whole))
+    whole[at : at + len(put)] = put
+    try:
+        READER.identify(bytes(whole), syntax)
+    except Unreadable:
+        return
+
+
+@settings(max_examples=200, deadline=1000)
+@given(data=st.binary(max_size=300), syntax=st.sampled_from([EXPLICIT, IMPLICIT, str(uid.RLELossless)]))
+def test_random_bytes_are_refused(data: bytes, syntax: str) -> None:
+    """Noise is no data set (row 19)."""
+    with pytest.raises(Unreadable):
+        READER.identify(data, syntax)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50", "", "x"])
+def test_unoffered_transfer_syntaxes_are_refused(syntax: str) -> None:
+    """Big endian, deflated, lossy JPEG and nonsense are never walked."""
+    with pytest.raises(Unreadable, match="transfer syntax"):
+        READER.identify(WHOLE[EXPLICIT], syntax)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
+)
+def test_missing_identity_is_refused(keyword: str) -> None:
+    """Without one of its names an instance is not taken."""
+    ds = image()
+    del ds[keyword]
+    with pytest.raises(Unreadable, match=keyword):
+        identity_with(ds)
+
+
+@pytest.mark.filterwarnings("ignore:.*for VR UI")
+@pytest.mark.parametrize("text", ["../../../var/pwn", "/var/pwn", "1.2\n3", "1.2;$(id)", "1." * 33, ""])
+def test_hostile_uids_are_refused(text: str) -> None:
+    """A UID is digits and dots, 64 at most (row 18)."""
+    ds = image()
+    ds.StudyInstanceUID = text
+    with pytest.raises(Unreadable, match="StudyInstanceUID"):
+        identity_with(ds)
+
+
+@pytest.mark.parametrize("change", [{"Rows": 5}, {"NumberOfFrames": "2"}, {"BitsAllocated": 8}, {"SamplesPerPixel": 3}])
+def test_pixels_must_fill_the_image(change: dict[str, object]) -> None:
+    """Pixel data of another size than the image's is refused (row 21)."""
+    ds = image()
+    for keyword, value in change.items():
+        setattr(ds, keyword, value)
+    with pytest.raises(Unreadable, match="of pixels"):
+        identity_with(ds)
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    """Cut off right before the pixel element, a slice would look whole."""
+    ds = image()
+    del ds.PixelData
+    with pytest.raises(Unreadable, match="without pixel data"):
+        identity_with(ds)
+
+
+def test_too_large_a_frame_is_refused() -> None:
+    """65535 x 65535 pixels in a few bytes of RLE are refused before anybody asks for the memory (row 25)."""
+    ds = image()
+    ds.Rows = ds.Columns = 65535
+    ds.PixelData = encapsulate([bytes(64)])
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(Unreadable, match="would take"):
+        READER.identify(encoded(ds), str(uid.RLELossless))
+
+
+def test_a_second_instance_uid_is_refused() -> None:
+    """An element given twice would be read differently by different readers."""
+    once = element(0x00080018, b"UI", b"1.2.3.4\0")
+    with pytest.raises(Unreadable, match="comes after"):
+        READER.identify(once + once, EXPLICIT)
+
+
+@pytest.mark.parametrize("tag", [0x00000010, 0x00020010, 0x00041130, 0x00010001, 0xFFFEE000, 0xFFFFFFFF])
+def test_tags_with_no_place_in_a_data_set(tag: int) -> None:
+    """File meta at the front of a data set would be believed by the next reader (PS3.5 7.1)."""
+    with pytest.raises(Unreadable, match="cannot stand"):
+        READER.identify(element(tag, b"UI", b"1.2.840.10008.1.2\0") + WHOLE[EXPLICIT], EXPLICIT)
+
+
+def test_odd_lengths_are_refused() -> None:
+    """PS3.5 7.1.1: values have even length."""
+    with pytest.raises(Unreadable, match="odd length"):
+        READER.identify(element(0x00080005, b"CS", b"ISO") + WHOLE[EXPLICIT], EXPLICIT)
+
+
+@pytest.mark.parametrize(("levels", "passes"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (20_000, False)])
+def test_nesting_has_a_floor(levels: int, passes: bool) -> None:
+    """Sequences within sequences: 32 levels are walked, more are refused without recursion trouble (row 23)."""
+    opening = struct.pack("<HHLHHL", 0x0008, 0x1115, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * levels
+    closing = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0) * levels
+    ds = image()
+    del ds.ReferencedImageSequence
+    front, back = Dataset(), Dataset()
+    for item in ds:
+        (front if item.tag < 0x00081115 else back).add(item)
+    data = encoded(front, True) + opening + closing + encoded(back, True)
+    if passes:
+        assert READER.identify(data, IMPLICIT)
+    else:
+        with pytest.raises(Unreadable, match="nested deeper"):
+            READER.identify(data, IMPLICIT)
+
+
+def test_a_million_items_are_refused() -> None:
+    """One million empty items (8 MB) end at the cap (row 24)."""
+    opening = struct.pack("<HHL", 0x0008, 0x1115, 0xFFFFFFFF)
+    with pytest.raises(Unreadable, match="items"):
+        READER.identify(opening + struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 1_000_000, IMPLICIT)
+
+
+# --- the file prefix --------------------------------------------------------------------------------------------------
+
+
+def received(sop_uid: str, calling_ae: str = "SCANNER") -> ReceivedInstance:
+    info = AssociationInfo("a1", calling_ae=calling_ae, called_ae="NPC_RTNODE", peer_ip="10.0.0.1")
+    return ReceivedInstance(info, str(uid.MRImageStorage), sop_uid, EXPLICIT, WHOLE[EXPLICIT])
+
+
+def test_prefix_and_bytes_make_a_dicom_file() -> None:
+    """pydicom reads prefix + encoded as a file, and the data set's bytes are the very ones that came."""
+    sop_uid = image().SOPInstanceUID
+    prefix = READER.file_prefix(received(sop_uid))
+    ds = dcmread(io.BytesIO(prefix + WHOLE[EXPLICIT]))
+    assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == sop_uid
+    assert ds.file_meta.TransferSyntaxUID == EXPLICIT
+    assert ds.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+
+
+def test_the_prefix_does_not_depend_on_the_way() -> None:
+    """The same instance from another AE title makes the same file: it is a duplicate, not a conflict."""
+    assert READER.file_prefix(received("1.2.3", "SCANNER")) == READER.file_prefix(received("1.2.3", "PACS"))
+
+
+def test_a_hostile_uid_never_reaches_the_prefix() -> None:
+    """file_prefix refuses what identify would refuse."""
+    with pytest.raises(Unreadable):
+        READER.file_prefix(received("../../x"))
