@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
+
 from npc_rtnode.adapters.database.tables import Table, UTCDateTime
 
 

@@ -37,8 +37,8 @@ class UncertaintyWeights(nn.Module):
         self.s = nn.Parameter(torch.zeros(tasks))
 
     def forward(self, losses: Tensor) -> Tensor:
-        """(tasks,) -> sum of exp(-s) L + s."""
-        s = self.s.clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT)
+        """(tasks,) -> sum of exp(-s) L + s; a shorter vector holds the first tasks only."""
+        s = self.s[: len(losses)].clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT)
         return (torch.exp(-s) * losses + s).sum()
 
     def weights(self) -> list[float]:

@@ -53,7 +53,12 @@ class NetworkConfig:
 
 PRESETS: Final[Mapping[str, NetworkConfig]] = {
     "tiny": NetworkConfig(
-        grid=(21, 32, 32), widths=(4, 8, 8, 16, 16, 16, 16, 16), stage_width=4, fusion_width=16, dropout=0.0
+        grid=(21, 32, 32),
+        widths=(4, 8, 8, 16, 16, 16, 16, 16),
+        stem_pool=(1, 2, 2),
+        stage_width=4,
+        fusion_width=16,
+        dropout=0.0,
     ),
     "small": NetworkConfig(),
 }
@@ -101,6 +106,19 @@ class Up(nn.Module):
         return cast("Tensor", self.unit(torch.cat((up, skip), dim=1)))
 
 
+def _head(width: int) -> nn.Conv3d:
+    """Last 1x1x1 convolution, four times the usual weights and a map that starts near 5 %.
+
+    Soft Jaccard counts every background voxel: from a flat map of one half the first 300 steps only learn the scale.
+    """
+    head = nn.Conv3d(width, 1, 1)
+    with torch.no_grad():
+        head.weight.mul_(4.0)
+        if head.bias is not None:
+            head.bias.fill_(-3.0)
+    return head
+
+
 class UNet8(nn.Module):
     """Eight encoder units, seven decoder units, 1x1x1 convolution (2.3.1): logits and the three shared features."""
 
@@ -119,7 +137,7 @@ class UNet8(nn.Module):
             Up(widths[level + 1], widths[level], STRIDES[level], flat=level < config.flat_levels)
             for level in reversed(range(len(STRIDES)))
         )
-        self.head = nn.Conv3d(widths[0], 1, 1)
+        self.head = _head(widths[0])
         self.shared_widths = (widths[-2], widths[-1], widths[-2])
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

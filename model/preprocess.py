@@ -36,12 +36,12 @@ MAX_SHEAR: Final = 0.02
 TRAINED_LIMITS: Final[Mapping[str, Limit]] = {
     "rows": Limit(256, 672, "pixels"),
     "columns": Limit(256, 672, "pixels"),
-    "slices": Limit(16, 120, "slices"),
+    "slices": Limit(16, 70, "slices"),
     "pixel_mm": Limit(0.34, 1.09, "mm"),
     "slice_spacing_mm": Limit(3.5, 7.0, "mm"),
-    "coverage_mm": Limit(90.0, 280.0, "mm"),
-    "field_of_view_mm": Limit(200.0, 290.0, "mm"),
-    "tilt_degrees": Limit(0.0, 12.0, "degrees"),
+    "coverage_mm": Limit(95.0, 245.0, "mm"),
+    "field_of_view_mm": Limit(215.0, 285.0, "mm"),
+    "tilt_degrees": Limit(0.0, 8.0, "degrees"),
 }
 """What the synthetic training cohort covers; outside it a prediction is made and the finding is reported."""
 
@@ -278,12 +278,12 @@ def _pooled_rows(matrix: Floats, group: int) -> Floats:
 
 
 def _source_slices(volume: Volume, centre_mm: float, grid: GridSpec) -> tuple[NDArray[np.intp], Mask]:
-    """Nearest native slice for every window slice and whether it lies inside the stack."""
+    """Nearest native slice for every window slice (ties go up, so that none is skipped) and whether it is real."""
     points = _coordinates(centre_mm, grid.shape[0], grid.spacing_mm[0], volume.spacing_mm[0])
     last = volume.voxels.shape[0] - 1
     reach = max(0.5, 0.5 * grid.spacing_mm[0] / volume.spacing_mm[0])
     valid = (points >= -reach) & (points <= last + reach)
-    return np.clip(np.rint(points), 0, last).astype(np.intp), valid
+    return np.clip(np.floor(points + 0.5), 0, last).astype(np.intp), valid
 
 
 def cut(volume: Volume, centre_mm: tuple[float, float, float], grid: GridSpec) -> Window:

@@ -51,6 +51,8 @@ class TrainConfig:
     minutes: float = 60.0
     steps: int = 1_000_000
     epoch_steps: int = 60
+    stage_from: float = 0.0
+    """Share of the budget after which staging joins: until maps are maps, the T-net only costs time."""
 
 
 class Trainer:
@@ -99,15 +101,19 @@ class Trainer:
         self._follow()
         self.step += 1
         self.spent_s += time.monotonic() - began
-        return float(losses[0].detach()), float(losses[1].detach())
+        seg, *stage = losses.detach().tolist()
+        return seg, stage[0] if stage else float("nan")
 
     def losses(self, net: MultiTaskNet, batch: Batch) -> Tensor:
-        """(segmentation, staging) of one batch; windows that may cut the tumour teach no stage."""
+        """(segmentation, staging) of one batch; windows that may cut the tumour teach no stage.
+
+        Segmentation alone, (1,), before staging joins or where the batch holds no second look.
+        """
         gtv, shared = net.segment(batch.image)
-        drawn = self.segmentation(gtv, batch.target)
+        drawn: Tensor = self.segmentation(gtv, batch.target)
         close = batch.close
-        if not close.any():
-            return torch.stack((drawn, drawn.new_zeros(())))
+        if self.progress < self.config.stage_from or not close.any():
+            return drawn[None]
         e7, e8, d1 = (feature[close] for feature in shared)
         stage = net.stage(batch.image[close], gtv[close], (e7, e8, d1))
         return torch.stack((drawn, functional.cross_entropy(stage, batch.stage[close])))
@@ -173,7 +179,14 @@ def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:
             if trainer.progress >= 1 or len(losses) == trainer.config.epoch_steps:
                 break
         trainer.epoch += 1
-        _report(trainer, np.mean(losses, axis=0), held, tune.all(), out)
+        _report(trainer, _mean(losses), held, tune.all(), out)
+
+
+def _mean(losses: list[tuple[float, float]]) -> tuple[float, float]:
+    """Mean task losses of an epoch; NaN where staging never took part."""
+    seg, stage = np.array(losses).T
+    known = stage[np.isfinite(stage)]
+    return float(seg.mean()), float(known.mean()) if known.size else float("nan")
 
 
 def _report(trainer: Trainer, losses: Any, held: int, tune: list[Case], out: Path) -> None:
@@ -239,7 +252,12 @@ def main(arguments: list[str] | None = None) -> int:
     network = PRESETS[options.preset]
     grid = grid_of(network)
     config = TrainConfig(
-        batch=options.batch, lr=options.lr, minutes=options.minutes, steps=options.steps, seed=options.seed
+        batch=options.batch,
+        lr=options.lr,
+        minutes=options.minutes,
+        steps=options.steps,
+        seed=options.seed,
+        stage_from=options.stage_from,
     )
     folder = cache_folder(options.cache, grid)
     for cohort, count in (("train", options.cases), ("tune", options.tune_cases)):
@@ -273,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=TrainConfig.batch)
     parser.add_argument("--lr", type=float, default=TrainConfig.lr)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    parser.add_argument("--stage-from", type=float, default=TrainConfig.stage_from)
     parser.add_argument("--threads", type=int, default=1)
     return parser
 

@@ -5,7 +5,6 @@ A fault in CUDA or in a decoder takes the worker down, never the listener; the l
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,9 +13,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from npc_rtnode import log
+from npc_rtnode.kinship import die_with
 
 logger = log.get(__name__)
 ROLES = ("receive", "work")
@@ -24,28 +23,22 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 STEADY_S = 60.0
 """A role that has run this long is healthy: its next restart is immediate again."""
 STOP_S = 25.0
-_PR_SET_PDEATHSIG = 1
+_SUPERVISOR = "NPC_RTNODE_SUPERVISOR"
 
 
-def die_with_parent() -> None:
-    """Linux: this process gets SIGTERM when its parent dies, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def wait_for_stop() -> None:
-    """Block until SIGTERM or SIGINT."""
+def serve_until_told() -> None:
+    """In a role's process: block until SIGTERM or SIGINT."""
     stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    parent = os.getppid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     while not stop.wait(1.0):
-        if os.getppid() != parent and "NPC_RTNODE_SUPERVISED" in os.environ:
-            return
+        pass
+
+
+def belong_to_supervisor() -> None:
+    """In a role's process: stop in order when the supervisor goes, however it goes."""
+    if parent := os.environ.get(_SUPERVISOR):
+        die_with(int(parent), signal.SIGTERM)
 
 
 @dataclass
@@ -72,7 +65,7 @@ class _Child:
         logger.error("role died, it is started again", role=self.role, code=code, in_s=self.pause_s)
 
     def _start(self, now: float) -> None:
-        environment = {**os.environ, "NPC_RTNODE_SUPERVISED": "1"}
+        environment = {**os.environ, _SUPERVISOR: str(os.getpid())}
         self.process = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL)
         self.started = now
 

@@ -17,7 +17,7 @@ Folder = Annotated[Path | None, typer.Argument(help="A bundle folder; without it
 @app.command()
 def show(folder: Folder = None, config: Config = None, as_json: AsJson = False) -> None:
     """Name, version, hash, what it was trained on, how it was measured, within which input limits."""
-    from npc_rtnode.adapters.predictor import describe_bundle
+    from npc_rtnode.adapters.bundles import describe_bundle
 
     document = describe_bundle(folder or settings_of(config).infer.bundle)
     if as_json:
@@ -29,10 +29,9 @@ def show(folder: Folder = None, config: Config = None, as_json: AsJson = False) 
 @app.command()
 def verify(folder: Folder = None, config: Config = None, as_json: AsJson = False) -> None:
     """Check every file's hash and run the golden case; exit 2 when this machine says something else."""
-    from npc_rtnode.adapters.predictor import verify_bundle
+    from npc_rtnode.adapters.bundles import verify_bundle
 
-    infer = settings_of(config).infer
-    agrees, message = verify_bundle(infer.model_copy(update={"bundle": folder or infer.bundle}))
+    agrees, message = verify_bundle(folder or settings_of(config).infer.bundle)
     if as_json:
         answer({"agrees": agrees, "message": message})
     else:

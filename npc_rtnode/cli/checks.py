@@ -102,7 +102,7 @@ def _rules(settings: Settings) -> Check:
 
 
 def _bundle(infer: InferSettings, golden: bool) -> Iterator[Check]:
-    from npc_rtnode.adapters.predictor import describe_bundle, verify_bundle
+    from npc_rtnode.adapters.bundles import describe_bundle, verify_bundle
 
     try:
         facts = describe_bundle(infer.bundle)
@@ -114,7 +114,7 @@ def _bundle(infer: InferSettings, golden: bool) -> Iterator[Check]:
     fix = "only phantoms and test destinations get its results" if synthetic else ""
     yield Check("bundle", WARNING if synthetic else GOOD, said, fix)
     if golden:
-        agrees, message = verify_bundle(infer)
+        agrees, message = verify_bundle(infer.bundle)
         yield Check(
             "golden case", GOOD if agrees else FAULT, message, "" if agrees else "do not use this machine; see RUNBOOK"
         )

@@ -233,8 +233,7 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
     )
     table("what happened", ("at (UTC)", "what", "event", "state"), rows)
     for view in report["studies"]:
-        told = ((s["series"], s["state"], "; ".join(s["reasons"])) for s in view["series"])
-        table(f"study {view['study']}", ("series", "state", "why"), told)
+        table(f"study {view['study']}", ("what", "state", "why"), _stands(view))
     if report["checks"]:
         table(
             "read back from what arrived", ("check", "found", "wanted", "holds"), (c.values() for c in report["checks"])
@@ -242,6 +241,13 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
     out().print(f"page, picture and objects: {report['kept']}", markup=False)
     out().print(NOTICE)
     (out() if report["ok"] else err()).print("the demo holds" if report["ok"] else "the demo FAILED")
+
+
+def _stands(view: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for series in view["series"]:
+        yield f"series {series['series']}", series["state"], "; ".join(series["reasons"])
+        for job in series["jobs"]:
+            yield f"job {job['job']}", job["state"], "; ".join([*job["reasons"], job["last_error"] or ""])
 
 
 def _wait(site: Site) -> None:

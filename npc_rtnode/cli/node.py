@@ -37,12 +37,12 @@ def serve(
     if only is None:
         supervisor.supervise(config)
         return
-    supervisor.die_with_parent()
+    supervisor.belong_to_supervisor()
     from npc_rtnode.app import ReceiveRole, WorkRole
 
     role = ReceiveRole(settings) if only is Role.RECEIVE else WorkRole(settings)
     role.start()
-    supervisor.wait_for_stop()
+    supervisor.serve_until_told()
     role.stop()
 
 

@@ -23,10 +23,10 @@ View = dict[str, Any]
 
 def compare(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], dice_least: float) -> View:
     """Checks on what arrived; `ok` only if every one holds."""
-    kinds = [sorted(_read(path).kind for path in arrived) for arrived in (tps, pacs)]
+    kinds = [", ".join(sorted(str(_read(path).kind) for path in arrived)) for arrived in (tps, pacs)]
     checks = [
-        _check("objects at the TPS", kinds[0], [ObjectKind.RTSTRUCT], kinds[0] == [ObjectKind.RTSTRUCT]),
-        _check("objects at the PACS", kinds[1], ["RTSTRUCT", "SR"], kinds[1] == ["RTSTRUCT", "SR"]),
+        _check("objects at the TPS", kinds[0], "RTSTRUCT", kinds[0] == "RTSTRUCT"),
+        _check("objects at the PACS", kinds[1], "RTSTRUCT, SR", kinds[1] == "RTSTRUCT, SR"),
     ]
     if all(check["holds"] for check in checks):
         checks += _contents(study, tps, pacs, dice_least)

@@ -1,7 +1,7 @@
 """The lives of a series, a job and a delivery: three tables, two rules on top, a ten-line engine.
 
-docs/lifecycle.md is generated from these tables. Rule one: a crash is an ordinary event (INTERRUPTED), and every working
-state has a row for it. Rule two: what a table does not list is refused, by `IllegalTransition`.
+docs/lifecycle.md is generated from these tables. Rule one: a crash is an ordinary event (INTERRUPTED), and every
+working state has a row for it. Rule two: what a table does not list is refused, by `IllegalTransition`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from enum import StrEnum
 class SeriesState(StrEnum):
     """Where one revision of a series stands."""
 
-    RECEIVING = "RECEIVING"
-    STALLED = "STALLED"  # quiet but not whole: named as partial, never inferred
-    COMPLETE = "COMPLETE"
+    RECEIVING = "RECEIVING"  # instances are coming, or its quiet time has not run out
+    STALLED = "STALLED"  # quiet but not whole: partial, never inferred (a short count alone may be released)
+    COMPLETE = "COMPLETE"  # quiet and judged; waits for selection
     SELECTED = "SELECTED"  # a job exists
     HELD = "HELD"  # waits for a person's word
     SET_ASIDE = "SET_ASIDE"  # not for this node, with reasons
@@ -26,13 +26,13 @@ class SeriesState(StrEnum):
 class JobState(StrEnum):
     """Where one job (one bundle on one series revision) stands."""
 
-    QUEUED = "QUEUED"
-    PREDICTING = "PREDICTING"
-    PREDICTED = "PREDICTED"
-    WRITING = "WRITING"
+    QUEUED = "QUEUED"  # waits for inference
+    PREDICTING = "PREDICTING"  # a worker has it
+    PREDICTED = "PREDICTED"  # the answer is stored; waits to be written
+    WRITING = "WRITING"  # a worker has it
     WRITTEN = "WRITTEN"  # objects proven and owed to destinations
-    HELD = "HELD"
-    DELIVERED = "DELIVERED"
+    HELD = "HELD"  # waits for a person; what nobody may release says so
+    DELIVERED = "DELIVERED"  # every destination accepted every object it is owed
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     QUARANTINED = "QUARANTINED"  # crashed its worker three times
@@ -41,9 +41,9 @@ class JobState(StrEnum):
 class DeliveryState(StrEnum):
     """Where one delivery (one object owed to one destination) stands."""
 
-    PENDING = "PENDING"
-    SENDING = "SENDING"
-    SENT = "SENT"
+    PENDING = "PENDING"  # owed; waits for its time and its lane
+    SENDING = "SENDING"  # a child process is at it
+    SENT = "SENT"  # accepted: that very message, that very object
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 

@@ -92,7 +92,7 @@ class Arrival:
 class SliceHeader:
     """What geometry needs to know of one image instance; None where the data set does not say.
 
-    `patient_key` is a digest of the raw identity bytes, so that two patients in one series are seen and no name travels.
+    `patient_key` is a digest of the raw identity bytes: two patients in one series are seen, and no name travels.
     """
 
     sop_uid: str
@@ -115,7 +115,7 @@ AttributeValues = tuple[AttributeValue, ...]
 
 @dataclass(frozen=True, slots=True)
 class SeriesAttributes:
-    """The series as rules see it: for each attribute keyword one entry a slice, None where the element is missing or empty.
+    """The series as rules see it: for each keyword one entry a slice, None where the element is missing or empty.
 
     `derived` holds judged facts that no single element states (`@plane`, `@slices`, `@spacing_mm`, `@stack`), constant
     over the series.

@@ -31,10 +31,10 @@ MR_IMAGING: Final = Code("113091000", "SCT", "Magnetic resonance imaging")  # CI
 CT_CATEGORY: Final = Code("399504009", "SCT", "cT category")
 CT_CATEGORIES: Final[Mapping[str, Code]] = MappingProxyType(
     {
-        "T1": Code("1228889001", "SCT", "cT1 category"),
-        "T2": Code("1228929004", "SCT", "cT2 category"),
-        "T3": Code("1228938002", "SCT", "cT3 category"),
-        "T4": Code("1228944003", "SCT", "cT4 category"),
+        "T1": Code("1228889001", "SCT", "American Joint Committee on Cancer cT1"),
+        "T2": Code("1228929004", "SCT", "American Joint Committee on Cancer cT2"),
+        "T3": Code("1228938002", "SCT", "American Joint Committee on Cancer cT3"),
+        "T4": Code("1228944003", "SCT", "American Joint Committee on Cancer cT4"),
     }
 )
 AJCC_8: Final = Code("897275008", "SCT", "AJCC Cancer Staging Manual 8th edition")

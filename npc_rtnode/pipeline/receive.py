@@ -27,7 +27,10 @@ class Receiver:
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
-        self._pages.association_opened(association, self._clock())
+        try:
+            self._pages.association_opened(association, self._clock())
+        except LedgerUnavailable as error:
+            logger.error("association not recorded; its first instance will", because=error.code)
 
     def rejected(self, association: AssociationInfo, reason: str) -> None:
         """An association was refused."""

@@ -22,6 +22,7 @@ class Faults:
 
     statuses: list[int] = field(default_factory=list)  # answered first, one an object; then Success
     stall_s: float = 0.0  # before the answer
+    stall_after: int = 0  # … but only once this many objects are stored
     hang_up: bool = False  # A-ABORT instead of an answer
     cut: bool = False  # close the connection instead of an answer
     wrong_message_id: bool = False
@@ -56,7 +57,8 @@ class FaultySCP(StoringSCP):
         """Store, unless a fault says otherwise."""
         if self.faults.statuses:
             return self.faults.statuses.pop(0)
-        self._released.wait(self.faults.stall_s)
+        if len(self.received) >= self.faults.stall_after:
+            self._released.wait(self.faults.stall_s)
         if self.faults.hang_up:
             event.assoc.abort()
         if self.faults.cut:

@@ -15,7 +15,7 @@ from npc_rtnode.adapters.database.desk import Resending
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, EventRow, InstanceRow, JobRow
 from npc_rtnode.domain.lifecycle import Event, JobState
-from npc_rtnode.domain.records import Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
 from npc_rtnode.domain.retry import GiveUp, Postpone
 from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
 from tests.builders.ledger import NOON, QUIET_S, Ledger, make_ledger
@@ -159,6 +159,12 @@ class TestWork:
         assert ledger.choose(again) == first
         with ledger.sessions.reading() as session:
             assert session.scalar(select(func.count(JobRow.id))) == 1
+
+    def test_an_association_that_opened_while_the_ledger_was_away_is_made_up_for(self, ledger: Ledger) -> None:
+        """An instance of an association without a row still gets its row, and the association with it."""
+        stranger = AssociationInfo("a-2", "PACS", "NPC_RTNODE", "127.0.0.1")
+        ledger.association = stranger
+        assert ledger.receive("1.2.3.1") is StoreOutcome.STORED
 
     def test_two_claims_never_get_one_job(self, tmp_path: Path) -> None:
         """Twelve workers claiming at once share five jobs without a double."""
@@ -351,6 +357,13 @@ class TestDesk:
         ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "short", ("COUNT_SHORT: 1 of 2",)), ledger.now)
         ledger.desk.release(ledger.study(), ledger.word())
         assert ledger.series_states() == ["COMPLETE"]
+
+    def test_a_job_of_a_superseded_series_is_not_retried(self, ledger: Ledger) -> None:
+        """A cancelled job of a series revision that was replaced stays cancelled."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.9")
+        with pytest.raises(Forbidden, match="SUPERSEDED"):
+            ledger.desk.retry(ledger.study(), ledger.word())
 
     def test_an_unknown_study_is_named(self, ledger: Ledger) -> None:
         """A wrong reference is told back."""

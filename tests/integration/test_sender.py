@@ -20,6 +20,7 @@ import pytest
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
 from npc_rtnode.adapters.dicom.sender import SOP_CLASSES, DicomSender, refusal_of, send_files
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
@@ -44,11 +45,9 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SENDER = DicomSender(now=lambda: NOW)
 
 
-def rtstruct(
-    implicit: bool = False, padding: int = 0, sop_class: str = SOP_CLASSES[ObjectKind.RTSTRUCT]
-) -> WrittenObject:
+def rtstruct(implicit: bool = False, padding: int = 0) -> WrittenObject:
     """A small object of ours as a DICOM file, with a private element that only its own VR tells about."""
-    ds = Dataset()
+    ds, sop_class = Dataset(), SOP_CLASSES[ObjectKind.RTSTRUCT]
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, "2.25.1234"
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = "2.25.1", "2.25.2", "RTSTRUCT"
     ds.PatientName, ds.PatientID = "TEST^PHANTOM", "PHANTOM-1"
@@ -243,8 +242,6 @@ def test_a_peer_that_stops_reading(tmp_path: Path) -> None:
     """An object of 40 MB to a peer that accepts the association and then reads no more: PeerStalled."""
 
     def accept_then_sleep(connection: socket.socket) -> None:
-        from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-
         request = A_ASSOCIATE_RQ()
         request.decode(connection.recv(65536))
         primitive = request.to_primitive()
@@ -349,25 +346,9 @@ def test_files_of_a_refused_class_say_so(scp: Callable[..., tuple[FaultySCP, int
 
 def test_files_after_a_stall_are_not_sent(scp: Callable[..., tuple[FaultySCP, int]], tmp_path: Path) -> None:
     """What was answered stays answered; the rest carries the reason."""
-    peer, port = scp()
-    files = make_series(tmp_path / "series", slices=3)
-    store = peer.on_store
-
-    def second_stalls(event: Any) -> int:
-        peer.faults.stall_s = 30 if peer.received else 0
-        return FaultySCP.on_store(peer, event)
-
-    peer.on_store = second_stalls  # type: ignore[method-assign]
-    peer._ae._servers[0].bind(module_evt().EVT_C_STORE, second_stalls)
-    outcomes = send_files(files, destination(port, timeout_s=1))
+    _, port = scp(stall_s=30, stall_after=1)
+    outcomes = send_files(make_series(tmp_path / "series", slices=3), destination(port, timeout_s=1))
     assert [one.error for one in outcomes] == ["", "PEER_STALLED", "PEER_STALLED"]
-    assert store is not None
-
-
-def module_evt() -> Any:
-    from pynetdicom import evt
-
-    return evt
 
 
 def test_no_dicom_file(tmp_path: Path) -> None:

@@ -286,9 +286,9 @@ def test_phantom_marks(tmp_path, attributes, phantom):
     """Either quality control element with YES on every instance marks a phantom; one patient's slice among them not."""
     files = make_series(tmp_path / "a", slices=3, attributes=attributes)
     other = make_series(tmp_path / "b", slices=1)
-    assert DicomSeriesReader().is_phantom(files) is phantom
-    assert not DicomSeriesReader().is_phantom([*files, *other])
-    assert not DicomSeriesReader().is_phantom([])
+    assert READER.is_phantom(files) is phantom
+    assert not READER.is_phantom([*files, *other])
+    assert not READER.is_phantom([])
     assert READER.attributes(files, []).derived["@phantom"] == ("yes" if phantom else "no")
 
 

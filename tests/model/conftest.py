@@ -26,8 +26,13 @@ def small_phantom():
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small nets are no faster on two threads, and far slower where the machine is shared."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shipped() -> Bundle:
     """The default bundle, opened once."""
-    torch.set_num_threads(2)
     return Bundle.open(default_bundle())

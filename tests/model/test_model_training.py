@@ -63,7 +63,6 @@ def test_augmentation_keeps_image_and_mask_together(cases):
 
 def test_tiny_net_overfits_four_cases(cases):
     """A7 and the losses together: four cases are staged without error and drawn within a minute."""
-    torch.set_num_threads(2)
     trainer = train.Trainer(TINY, GRID, train.TrainConfig(lr=1e-2, minutes=60, steps=60, warmup=0.05, average=0.8))
     batch = data.stack([data.centred(case, GRID) for case in cases])
     first = trainer.update(batch)

@@ -118,7 +118,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
         (lambda f: moved(f, lambda c: replace(c, referenced=c.referenced * 2)), "REFERENCES"),
         (lambda f: moved(f, lambda c: replace(c, geometric_type="POINT")), "CONTOUR_FORM"),
         (lambda f: moved(f, lambda c: replace(c, declared_points=c.declared_points + 1)), "CONTOUR_FORM"),
-        (lambda f: moved(f, lambda c: replace(c, points_mm=c.points_mm + [0, 0, 0.02])), "OFF_PLANE"),
+        (lambda f: moved(f, lambda c: replace(c, points_mm=np.add(c.points_mm, [0, 0, 0.02]))), "OFF_PLANE"),
         (lambda f: replace(f, contours=(f.contours[0], *f.contours)), "RINGS_APART"),
     ],
 )

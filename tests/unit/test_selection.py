@@ -209,7 +209,8 @@ def test_reasons_name_the_value_and_the_wish():
 def test_constant_says_that_slices_differ():
     """The reason of a broken constant is the difference."""
     answer = verdict({**MR, "over": "constant"}, series(Modality=["MR", "CT", "PT", "US"]))
-    assert answer.because == 'Modality differs between slices: is "MR", is "CT", is "PT" and 1 more (wanted equals "MR")'
+    said = 'Modality differs between slices: is "MR", is "CT", is "PT" and 1 more (wanted equals "MR")'
+    assert answer.because == said
 
 
 def test_quoted_values_are_cut_and_escaped():

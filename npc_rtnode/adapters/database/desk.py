@@ -134,7 +134,8 @@ def _told(session: Session, done: list[str], word: Word, otherwise: str) -> list
 def _release_series(session: Session, row: SeriesRow, word: Word) -> str:
     row.operators_word = f"{word.actor}: {word.reason}"
     move(session, row, Event.RELEASED, word.note)
-    return f"series {row.id} released: taken as indicated for NPC on the word of {word.actor}; it is judged again"
+    doubts = "; ".join(str(reason) for reason in row.reasons)
+    return f"series {row.id} released on the word of {word.actor}, as indicated for NPC and against: {doubts}"
 
 
 def _release_stalled(session: Session, row: SeriesRow, word: Word) -> str:
@@ -163,6 +164,8 @@ def _hold_job(session: Session, job: JobRow, word: Word) -> str:
 
 
 def _retry_job(session: Session, job: JobRow, word: Word) -> str:
+    if job.series.state != SeriesState.SELECTED:
+        raise Forbidden(f"job {job.id}: its series is {job.series.state}: {'; '.join(job.series.reasons)}")
     if not job.objects:
         return _requeue(session, job, word)
     if job.state == JobState.CANCELLED:

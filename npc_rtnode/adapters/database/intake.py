@@ -75,6 +75,7 @@ class IntakeLedger:
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
         """One transaction: the instance, its series revision, its study; STORED, DUPLICATE or CONFLICT."""
         with self._sessions.writing() as session:
+            _know_association(session, arrival.received.association, now)
             known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
             if any(row.sha256 == arrival.sha256 for row in known):
                 return StoreOutcome.DUPLICATE
@@ -140,6 +141,13 @@ class IntakeLedger:
         move(session, old, Event.SUPERSEDED, Note(now))
         call_off(session, old, because, now)
         return self._new_series(session, old.study, arrival, now, revision=old.revision + 1)
+
+
+def _know_association(session: Session, info: AssociationInfo, now: datetime) -> None:
+    """The ledger may have been away when the association opened: its row is then made with its first instance."""
+    if session.get(AssociationRow, info.association_id) is None:
+        session.add(_association(info, now))
+        session.flush()
 
 
 def _association(info: AssociationInfo, now: datetime) -> AssociationRow:

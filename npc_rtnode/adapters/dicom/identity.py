@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filewriter import dcmwrite
@@ -144,23 +144,23 @@ def restore_identity(ds: Dataset, sources: SourceImages) -> None:
 def put_raw(ds: Dataset, source: Dataset, keyword: str) -> None:
     """Copy one element undecoded; a VR that the source's encoding does not state comes from the dictionary."""
     tag = Tag(keyword)
-    item = source.get_item(tag)
+    item: Any = source.get_item(tag) if tag in source else None
     if isinstance(item, RawDataElement):
         ds[tag] = item._replace(VR=dictionary_VR(tag))
-    elif isinstance(item, DataElement):
+    elif item is not None:
         ds[tag] = item
 
 
 def raw_bytes(ds: Dataset, tag: BaseTag) -> bytes:
     """An element's value as it lies in the file, empty if absent."""
-    item = ds.get_item(tag) if tag in ds else None
+    item: Any = ds.get_item(tag) if tag in ds else None
     if isinstance(item, RawDataElement):
         return bytes(item.value or b"")
     if item is None or item.value is None:
         return b""
     values = item.value if item.VM > 1 else [item.value]
     text = "\\".join(str(value) for value in values).encode("ascii", "replace")
-    return text + b" " * (len(text) % 2)
+    return text + (b"\0" if item.VR == "UI" else b" ") * (len(text) % 2)  # PS3.5 6.2
 
 
 def raw_identity(ds: Dataset) -> dict[str, bytes]:

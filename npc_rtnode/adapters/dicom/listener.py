@@ -38,6 +38,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from npc_rtnode import log
 from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION,
@@ -49,7 +50,7 @@ from npc_rtnode.errors import NodeError, Unreadable
 from npc_rtnode.ports import InstanceSink
 from npc_rtnode.settings import ListenerSettings
 
-_log = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 STORAGE_CLASSES: Final = (  # what travels with an MR study, to be kept or set aside with a reason
     uid.MRImageStorage,
@@ -322,7 +323,8 @@ class _Door:
         with self._lock:
             left = list(self._open)
         for assoc in left:
-            assoc.abort(block=False)
+            if assoc.announced:  # an A-ABORT before the association is no event of the state machine (PS3.8 9.2)
+                assoc.abort(block=False)
         _wait_until(self.empty, 0.2)
         for assoc in left:
             assoc.cut()
@@ -331,7 +333,6 @@ class _Door:
             assoc.dul.join(2.0)
 
     def _refused(self, info: AssociationInfo, reason: str) -> None:
-        _log.warning("association refused: %s; calling %s from %s", reason, ascii(info.calling_ae), info.peer_ip)
         with _sink_faults():
             self._sink.rejected(info, reason)
 
@@ -352,7 +353,7 @@ def _sink_faults() -> Iterator[None]:
     try:
         yield
     except (OSError, NodeError) as error:
-        _log.error("the sink failed: %s", type(error).__name__)
+        logger.error("the sink failed", because=type(error).__name__)
 
 
 def _status(answer: _Answer) -> Dataset:
@@ -382,7 +383,9 @@ class _Server(ThreadedAssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # socketserver's signature
         """A connection that ended while it was being set up; socketserver would print a traceback."""
         error = sys.exc_info()[0]
-        _log.warning("a connection from %s could not be set up: %s", client_address[0], error.__name__ if error else "")
+        logger.warning(
+            "connection could not be set up", peer_ip=client_address[0], because=error.__name__ if error else ""
+        )
 
 
 class _Handler(RequestHandler):
@@ -426,7 +429,8 @@ class _Socket(AssociationSocket):
         """
         try:
             return self._recv_body(nr_bytes) if self._in_body else self._recv_header(nr_bytes)
-        except OSError:
+        except OSError as error:
+            logger.warning("connection cut", because=str(error), peer_ip=self.assoc.peer_ip)
             self.assoc.wake()
             raise
 
@@ -540,7 +544,7 @@ class _Association(Association):
 
     def _answer(self, message_id: int, context_id: int, answer: _Answer) -> None:
         """A C-STORE-RSP of our own; the UIDs of a faulty command are not repeated."""
-        _log.warning("C-STORE refused: %s; calling %s", answer.comment, ascii(self.info.calling_ae))
+        logger.warning("command refused", because=answer.comment, peer_ip=self.peer_ip)
         response = C_STORE()
         response.MessageIDBeingRespondedTo = message_id
         response.Status = answer.status
@@ -570,7 +574,7 @@ class _Gate(ACSE):
             if refusal is None:
                 super()._negotiate_as_acceptor()
         except _STUMBLES as error:
-            _log.warning("association request not understood: %s", type(error).__name__)
+            logger.warning("association request not understood", because=type(error).__name__)
             self.assoc.abort(block=False)
             return
         if refusal:
@@ -633,7 +637,7 @@ class _Meter(DIMSEServiceProvider):
 
     def _condemn(self, fault: str) -> None:
         """Drop what was collected and have the state machine send an A-ABORT (event 19, PS3.8 table 9-10)."""
-        _log.warning("association aborted: %s; calling %s", fault, ascii(self.assoc.info.calling_ae))
+        logger.warning("association aborted", because=fault, peer_ip=self.assoc.peer_ip)
         self.assoc.condemned = True
         self.message = None
         self.dul.event_queue.put("Evt19")
@@ -642,20 +646,11 @@ class _Meter(DIMSEServiceProvider):
 # --- the libraries' own words -----------------------------------------------------------------------------------------
 
 
-class _LibraryLog(logging.Handler):
-    """Passes on what the libraries warn of: escaped, cut short, and of exceptions the type alone (row 30)."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Text of exceptions is dropped: parsers put values of the data set in it."""
-        exception = record.exc_info[0] if record.exc_info else None
-        text = exception.__name__ if exception else ascii(record.getMessage())[:200]
-        _log.log(record.levelno, "%s: %s", record.name, text)
-
-
 class _Quiet:
-    """Process-wide: while a listener runs, pynetdicom and pydicom log at WARNING through `_LibraryLog`, pynetdicom's
-    own event loggers (which print User Identity passwords at DEBUG) are unbound, and pydicom does not warn of odd
-    values in commands, which are checked here. The first listener in sets it, the last one out puts it back."""
+    """Process-wide: while a listener runs, pynetdicom's event loggers (which print User Identity passwords at DEBUG)
+    are unbound, what it and pydicom would log is dropped (peers' bytes and tracebacks, row 30; it is told in our own
+    words), and pydicom does not warn of odd values in commands, which are checked here. The first listener in sets it,
+    the last one out puts it back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -679,13 +674,10 @@ class _Quiet:
     def _set(self) -> None:
         self._swap(_config, "LOG_HANDLER_LEVEL", "none")
         self._swap(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
-        handler = _LibraryLog()
         for name in ("pynetdicom", "pydicom"):
-            logger = logging.getLogger(name)
-            self._swap(logger, "propagate", False)
-            self._swap(logger, "handlers", [handler])
-            self._undo.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.WARNING)
+            library = logging.getLogger(name)
+            self._undo.callback(library.setLevel, library.level)
+            library.setLevel(logging.CRITICAL)
 
     def _swap(self, owner: Any, name: str, value: Any) -> None:
         self._undo.callback(setattr, owner, name, getattr(owner, name))

@@ -1,4 +1,4 @@
-"""Every object of one result, and the proof of them: fulfils ports.ObjectWriter. One more kind of object is one more line."""
+"""Every object of one result, and the proof of them: fulfils ports.ObjectWriter. One more kind is one more line."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ no other.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -50,6 +49,7 @@ from npc_rtnode.errors import (
     Unreachable,
     Unreadable,
 )
+from npc_rtnode.kinship import die_with
 from npc_rtnode.settings import Destination
 
 SOP_CLASSES: Final = {
@@ -65,7 +65,6 @@ _RESOURCE_LIMITATION: Final = 0x0213
 _CONTEXT_LIMIT: Final = 128  # presentation contexts in one association, PS3.8 9.3.2.2
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PARTING_S: Final = 5.0  # for the release, once the answer is here
-_PR_SET_PDEATHSIG: Final = 1
 
 _KNOWN: Final[dict[str, type[NodeError]]] = {
     kind.code: kind
@@ -223,8 +222,9 @@ def _answers(pipe: Connection, wall_clock_s: float) -> Iterator[Any]:
 
 
 def _child(pipe: Connection, parent: int, work: Callable[..., None], order: tuple[Any, ...]) -> None:
-    """The child's whole life; it prints nothing at all, since libraries put values of the data set in what they say."""
-    _die_with(parent)
+    """The child's whole life; it prints nothing at all: libraries put values of the data set in what they say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    die_with(parent)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -234,14 +234,6 @@ def _child(pipe: Connection, parent: int, work: Callable[..., None], order: tupl
         pipe.send((error.code, error.detail))
     else:
         pipe.send(("done", None))
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent goes (Linux), and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before we asked
-        os._exit(1)
 
 
 def _send_one(say: Callable[[Any], None], call: _Call, encoded: bytes, sop_uid: str, offered: tuple[str, str]) -> None:

@@ -1,0 +1,289 @@
+"""The one door to `model`: a warm child process that holds the bundle, and can be killed.
+
+A CUDA fault, a run-away allocation or a hang takes the child, never the node (house.md). Plain arrays go in, plain
+numbers come out; torch is loaded in the child alone, and a bundle that is replaced on disk is opened anew, so that no
+answer ever carries another bundle's name.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npc_rtnode.domain.geometry import Volume
+from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.records import Finding
+from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault
+from npc_rtnode.kinship import die_with
+from npc_rtnode.settings import InferSettings
+
+_GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the voxels are, not what they hold
+    (
+        "AFFINE",
+        "SHEAR",
+        "NOT_3D",
+        "ORIENTATION",
+        "SLICE_SPACING",
+        "PIXEL_SPACING",
+        "FIELD_TOO_SMALL",
+        "TOO_FEW_SLICES",
+        "TOO_MANY_SLICES",
+        "MATRIX_TOO_SMALL",
+        "MATRIX_TOO_LARGE",
+        "TOO_MANY_VOXELS",
+    )
+)
+_PARTING_S: Final = 3.0
+
+
+class OpenedBundle(Protocol):
+    """What the child needs of `model.bundle.Bundle`."""
+
+    sha256: str
+
+    def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+        """One answer, with the fields of `model.bundle.Prediction`."""
+
+
+OpenBundle = Callable[[Path, str, int | None], OpenedBundle]
+"""Folder, device, CPU threads (None leaves it to torch); called in the child, so it must be importable by name."""
+
+
+def open_bundle(folder: Path, device: str, threads: int | None) -> OpenedBundle:
+    """The real one: `model.bundle`, which loads torch."""
+    from model.bundle import Bundle
+
+    return Bundle.open(folder, device, threads)
+
+
+class BundlePredictor:
+    """Fulfils ports.Predictor. The child starts with the first `predict` and stays; one prediction runs at a time."""
+
+    def __init__(self, settings: InferSettings, opener: OpenBundle = open_bundle) -> None:
+        """`opener` is replaced by tests alone."""
+        self._settings = settings
+        self._opener = opener
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    def statement(self) -> BundleStatement:
+        """Which bundle speaks; reads `bundle.json`, loads no model. Raises BundleFault."""
+        from model.manifest import FILE, BundleError, file_sha256, read_manifest
+
+        try:
+            manifest = read_manifest(self._folder)
+            sha256 = file_sha256(self._folder / FILE)
+        except (BundleError, OSError) as error:
+            raise BundleFault(str(error)) from None
+        return BundleStatement(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=sha256,
+            data=manifest.data,
+            statement=manifest.statement,
+            staging_edition=manifest.staging_edition,
+            threshold=manifest.threshold,
+        )
+
+    def predict(self, volume: Volume) -> Prediction:
+        """One answer, within `timeout_s` seconds of wall clock, opening the bundle included.
+
+        Raises InferenceTimeout (the child was killed), InferenceCrashed (it died), BundleFault, GeometryRefused or
+        InputFault. After any of them the next call starts afresh.
+        """
+        sha256 = self.statement().sha256
+        with self._lock, self._deadline(sha256) as child:
+            return _as_prediction(child.ask(volume), volume)
+
+    def close(self) -> None:
+        """End the child; a later `predict` starts another."""
+        with self._lock:
+            self._discard()
+
+    @property
+    def _folder(self) -> Path:
+        if self._settings.bundle:
+            return self._settings.bundle
+        import model
+
+        return Path(model.__path__[0]) / "bundles" / "default"  # as model.bundle.default_bundle, without torch
+
+    @contextmanager
+    def _deadline(self, sha256: str) -> Iterator[_Child]:
+        """A child with that bundle, killed when the time is over: whatever it hangs in, the pipe then ends."""
+        child = self._warm(sha256)
+        watchdog = threading.Timer(self._settings.timeout_s, child.time_is_over)
+        watchdog.start()
+        try:
+            child.await_bundle(sha256)
+            yield child
+        except (EOFError, OSError):
+            self._discard()
+            child.tell_why()
+        except BundleFault:
+            self._discard()
+            raise
+        finally:
+            watchdog.cancel()
+
+    def _warm(self, sha256: str) -> _Child:
+        if self._child and (self._child.is_gone() or self._child.sha256 not in ("", sha256)):
+            self._discard()  # died while idle, or holds a bundle that has been replaced: nobody's attempt failed
+        if self._child is None:
+            settings = self._settings
+            self._child = _Child((self._opener, self._folder, settings.device, settings.threads or None))
+        return self._child
+
+    def _discard(self) -> None:
+        if self._child:
+            self._child.end()
+        self._child = None
+
+
+# --- here: the child as seen from the parent --------------------------------------------------------------------------
+
+
+class _Child:
+    """A process and the pipe to it. A thread of its own starts it and waits for it: on Linux a child dies with the
+    *thread* that started it, and the callers' threads come and go."""
+
+    def __init__(self, order: tuple[Any, ...]) -> None:
+        self.sha256 = ""  # of the opened bundle, once it is
+        self._late = False
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, os.getpid(), *order), daemon=True)
+        self._started = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, args=(theirs,), name="predictor-child", daemon=True)
+        self._keeper.start()
+        self._started.wait()
+
+    def _keep(self, theirs: Connection) -> None:
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
+            self._started.set()
+        self._process.join()
+
+    def await_bundle(self, wanted: str) -> None:
+        """Returns once the bundle is open; BundleFault when it cannot be, or is not the one on disk by now."""
+        if not self.sha256:
+            self.sha256 = str(self._answer())
+        if self.sha256 != wanted:
+            raise BundleFault("It was replaced while it was being opened.")
+
+    def ask(self, volume: Volume) -> _Said:
+        """Send one volume, wait for what is said of it."""
+        grid = volume.stack.grid
+        self._pipe.send((np.ascontiguousarray(volume.voxels, dtype=np.float32), grid.affine))
+        said: _Said = self._answer()
+        return said
+
+    def _answer(self) -> Any:
+        kind, content = self._pipe.recv()
+        if kind == "bundle":
+            raise BundleFault(content)
+        if kind == "input":
+            code, message = content
+            raise (GeometryRefused if code in _GEOMETRY_CODES else InputFault)(f"{code}: {message}")
+        return content
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return not self._keeper.is_alive()
+
+    def time_is_over(self) -> None:
+        """Called by the watchdog."""
+        self._late = True
+        self._process.kill()
+
+    def tell_why(self) -> NoReturn:
+        """After its end: whether it was too slow or died."""
+        if self._late:
+            raise InferenceTimeout from None
+        raise InferenceCrashed(f"Exit code {self._process.exitcode}.") from None
+
+    def end(self) -> None:
+        """Close the pipe, which ends an idle child; kill one that is busy."""
+        self._pipe.close()
+        self._keeper.join(_PARTING_S)
+        with suppress(ValueError, AttributeError):  # it never started
+            self._process.kill()
+        self._keeper.join(_PARTING_S)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What comes back through the pipe: `model.bundle.Prediction` with nothing of `model` in it."""
+
+    probability: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    stage_probabilities: tuple[float, float, float, float]
+    dropped_cc: float
+    limits: tuple[tuple[str, float, float, float, str], ...]  # name, value, low, high, unit
+
+
+def _as_prediction(said: _Said, volume: Volume) -> Prediction:
+    if not said.mask.shape == said.probability.shape == volume.voxels.shape:
+        raise InferenceCrashed(f"It answered {said.mask.shape} to a volume of {volume.voxels.shape}.")
+    return Prediction(
+        probability=said.probability,
+        mask=said.mask,
+        stage_probabilities=said.stage_probabilities,
+        dropped_cc=said.dropped_cc,
+        findings=tuple(_finding(*limit) for limit in said.limits),
+    )
+
+
+def _finding(name: str, value: float, low: float, high: float, unit: str) -> Finding:
+    message = f"{name.replace('_', ' ')} is {value:.4g} {unit}, training covered {low:.4g} to {high:.4g} {unit}"
+    return Finding(f"OUTSIDE_TRAINING_{name.upper()}", message, value, low if value < low else high)
+
+
+# --- there: in the child ----------------------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, device: str, threads: int | None) -> None:
+    """The child's whole life: open, say so, then answer until the pipe ends. What it cannot name, it dies of."""
+    from model.manifest import BundleError
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    die_with(parent)
+    try:
+        bundle = opener(folder, device, threads)
+    except BundleError as error:
+        pipe.send(("bundle", str(error)))
+        return
+    pipe.send(("open", bundle.sha256))
+    with suppress(EOFError):
+        while True:
+            pipe.send(_answer_to(bundle, *pipe.recv()))
+
+
+def _answer_to(bundle: OpenedBundle, voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[str, Any]:
+    from model.preprocess import InputError
+
+    try:
+        found = bundle.predict(voxels, affine)
+    except InputError as error:
+        return "input", (error.code, str(error))
+    t1, t2, t3, t4 = (float(share) for share in found.stage_probabilities)
+    return "said", _Said(
+        probability=np.asarray(found.probability, dtype=np.float32),
+        mask=np.asarray(found.mask, dtype=np.bool_),
+        stage_probabilities=(t1, t2, t3, t4),
+        dropped_cc=float(found.dropped_cc),
+        limits=tuple((one.name, one.value, one.low, one.high, one.unit) for one in found.limits),
+    )

@@ -1,0 +1,62 @@
+"""Bundles for the predictor's child; their openers are named functions, since the child imports them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.manifest import FILE, BundleError, LimitFinding, file_sha256
+from model.preprocess import InputError
+
+
+class Echoing:
+    """Answers with the voxels as probability, and the child's pid as dropped_cc."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sha256: Final = file_sha256(folder / FILE)
+
+    def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+        """What the first voxel asks for."""
+        wish = int(voxels.flat[0])
+        if wish == 1:
+            time.sleep(60)
+        if wish == 2:
+            os._exit(7)
+        if wish == 3:
+            raise InputError("CONSTANT", "every voxel is 3: there is no image")
+        if wish == 4:
+            raise InputError("SHEAR", "axes are not perpendicular")
+        if wish == 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return Answer(voxels[1:] if wish == 6 else voxels, affine)
+
+
+class Answer:
+    """The fields of model.bundle.Prediction."""
+
+    def __init__(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
+        self.probability, self.mask = voxels, voxels > 0.5
+        self.stage_probabilities = (float(affine[0, 0]), 0.2, 0.3, 0.1)
+        self.dropped_cc = float(os.getpid())
+        self.limits = (LimitFinding("pixel_mm", 0.1, 0.3, 1.2, "mm"),)
+
+
+def open_echoing(folder: Path, device: str, threads: int | None) -> Echoing:
+    """A bundle that answers."""
+    return Echoing(folder)
+
+
+def open_slowly(folder: Path, device: str, threads: int | None) -> Echoing:
+    """A bundle that takes a minute to open."""
+    time.sleep(60)
+    return Echoing(folder)
+
+
+def open_damaged(folder: Path, device: str, threads: int | None) -> Echoing:
+    """A bundle that cannot be opened."""
+    raise BundleError("weights.safetensors does not match its SHA-256")

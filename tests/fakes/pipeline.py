@@ -1,0 +1,212 @@
+"""Stand-ins for the rooms that a stage talks to: they answer as told and remember what they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from npc_rtnode.domain.gates import GateResult, Outcome
+from npc_rtnode.domain.geometry import Grid, Stack, Volume
+from npc_rtnode.domain.identifiers import derived_uid, sha256_hex
+from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.records import (
+    InstanceIdentity,
+    ObjectKind,
+    ReceivedInstance,
+    SendReceipt,
+    SeriesAttributes,
+    SliceHeader,
+    WrittenObject,
+)
+from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.errors import DiskLow, NodeError, Unreadable
+from npc_rtnode.settings import Destination
+
+STATEMENT = BundleStatement("fake", "1", "b" * 64, "clinical", "a fake", "AJCC 8th edition", 0.5)
+
+
+@dataclass
+class FakeSpool:
+    """Bytes in a dictionary; `full` refuses."""
+
+    kept: dict[str, bytes] = field(default_factory=dict)
+    full: bool = False
+
+    def keep(self, data: Sequence[bytes]) -> str:
+        """Keep, or raise DiskLow."""
+        if self.full:
+            raise DiskLow("the test says so")
+        joined = b"".join(data)
+        self.kept[sha256_hex(joined)] = joined
+        return sha256_hex(joined)
+
+    def path(self, sha256: str) -> Path:
+        """A path that stands for the digest."""
+        return Path(sha256)
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes."""
+        return self.kept[sha256]
+
+
+@dataclass
+class FakeStructure:
+    """Says what the data set is, or that it cannot be read."""
+
+    identity: InstanceIdentity
+    broken: bool = False
+
+    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+        """The identity that was set."""
+        if self.broken:
+            raise Unreadable(f"the value at byte {len(encoded)} ends too early")
+        return self.identity
+
+    def file_prefix(self, received: ReceivedInstance) -> bytes:
+        """Something before the data set."""
+        return b"DICM"
+
+
+def header(number: int, **changes: object) -> SliceHeader:
+    """One slice of an axial stack, 5 mm apart."""
+    made = SliceHeader(
+        sop_uid=f"1.2.3.{number}",
+        sha256="0" * 64,
+        study_uid="1.2",
+        patient_key="p",
+        frame_of_reference_uid="1.9",
+        position=(0.0, 0.0, 5.0 * number),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        rows=16,
+        columns=16,
+        spacing_mm=(1.0, 1.0),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class FakeReader:
+    """A series as values; `error` is raised instead."""
+
+    slices: list[SliceHeader]
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    phantom: bool = False
+    error: Exception | None = None
+
+    def headers(self, files: Sequence[Path]) -> list[SliceHeader]:
+        """The headers that were set."""
+        if self.error:
+            raise self.error
+        return self.slices
+
+    def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
+        """The values that were set, the same on every slice; all else is missing."""
+        if self.error:
+            raise self.error
+        found = {k: tuple((self.values[k],) if k in self.values else None for _ in files) for k in keywords}
+        return SeriesAttributes(len(files), found, {})
+
+    def volume(self, files: Sequence[Path]) -> Volume:
+        """Zeros on the headers' stack."""
+        if self.error:
+            raise self.error
+        affine = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+        shape = (len(self.slices), 16, 16)
+        return Volume(np.zeros(shape, np.float32), Stack(Grid(shape, affine), tuple(self.slices)))
+
+    def is_phantom(self, files: Sequence[Path]) -> bool:
+        """As set."""
+        return self.phantom
+
+
+@dataclass
+class FakePredictor:
+    """Predicts a block, or nothing, or raises."""
+
+    empty: bool = False
+    error: Exception | None = None
+    bundle: BundleStatement = STATEMENT
+
+    def statement(self) -> BundleStatement:
+        """The bundle that was set."""
+        return self.bundle
+
+    def predict(self, volume: Volume) -> Prediction:
+        """A 4-voxel cube in the middle."""
+        if self.error:
+            raise self.error
+        mask = np.zeros(volume.voxels.shape, bool)
+        if not self.empty:
+            mask[4:8, 6:10, 6:10] = True
+        return Prediction(mask.astype(np.float32), mask, (0.1, 0.6, 0.2, 0.1), 0.0)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass
+class FakeStore:
+    """Predictions in a dictionary."""
+
+    stored: dict[str, Prediction] = field(default_factory=dict)
+
+    def save(self, work_key: str, prediction: Prediction) -> None:
+        """Remember."""
+        self.stored[work_key] = prediction
+
+    def load(self, work_key: str) -> Prediction | None:
+        """Recall."""
+        return self.stored.get(work_key)
+
+
+@dataclass
+class FakeObjects:
+    """Writes two objects that say their plan; `bad` fails a gate."""
+
+    bad: bool = False
+    plans: list[ObjectPlan] = field(default_factory=list)
+
+    def write(
+        self, stack: Stack, sources: Sequence[Path], prediction: Prediction, plan: ObjectPlan
+    ) -> tuple[WrittenObject, ...]:
+        """Bytes that follow from the plan alone."""
+        self.plans.append(plan)
+        return tuple(
+            WrittenObject(kind, "1.2.840", derived_uid(plan.work_key, kind), f"{kind} {plan.created_at}".encode())
+            for kind in ObjectKind
+        )
+
+    def judge(
+        self,
+        stack: Stack,
+        sources: Sequence[Path],
+        prediction: Prediction,
+        plan: ObjectPlan,
+        objects: Sequence[WrittenObject],
+    ) -> tuple[GateResult, ...]:
+        """One gate."""
+        return (GateResult("ROUND_TRIP_DICE", Outcome.HOLD if self.bad else Outcome.PASS, "as told", 0.5, 0.9999),)
+
+
+@dataclass
+class FakeSender:
+    """Accepts, or raises what it is told to, one error a call."""
+
+    errors: list[NodeError] = field(default_factory=list)
+    sent: list[tuple[str, str, bytes]] = field(default_factory=list)
+    status: int = 0
+
+    def send(self, item: WrittenObject, destination: Destination) -> SendReceipt:
+        """One object."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.sent.append((destination.name, item.sop_uid, item.encoded))
+        return SendReceipt(self.status, self.status != 0, datetime.fromisoformat("2026-11-23T12:00:00+00:00"))
+
+    def echo(self, destination: Destination) -> float:
+        """Always there."""
+        return 0.001

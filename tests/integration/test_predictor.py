@@ -1,0 +1,246 @@
+"""The predictor's child: it answers, it may be slow, die, refuse or be replaced, and the node goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.manifest import FILE, GridSpec, Limit, Manifest, Postprocess
+from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
+from npc_rtnode.domain.geometry import Grid, Stack, Volume
+from npc_rtnode.domain.identifiers import sha256_hex
+from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault
+from npc_rtnode.settings import InferSettings
+from tests.fakes import bundles
+
+SLEEPS, DIES, CONSTANT, SHEARED, RAISES, WRONG_SHAPE = 1, 2, 3, 4, 5, 6
+MANIFEST = Manifest(
+    name="fake", version="0", data="synthetic", statement="not for patients", inputs=("t1c",), structures=("GTVp",),
+    stage_classes=("T1", "T2", "T3", "T4"), staging_edition="AJCC8", grid=GridSpec(), network={},
+    postprocess=Postprocess(), temperature=1.0, flip_average=False, centre_offset_mm=(0.0, 0.0, 0.0),
+    input_limits={"pixel_mm": Limit(0.3, 1.2, "mm")}, metrics={}, generator_sha256="",
+)  # fmt: skip
+
+
+def volume(first: float = 0.0) -> Volume:
+    """Three slices of 4 x 5 voxels; the first voxel is a wish to the fake bundle."""
+    voxels = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    voxels.flat[0] = first
+    affine = np.diag([0.4, 0.5, 0.5, 1.0])
+    return Volume(voxels, Stack(Grid((3, 4, 5), affine), ()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle folder with a manifest and nothing else."""
+    (tmp_path / FILE).write_text(MANIFEST.to_json())
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., BundlePredictor]]:
+    """Predictors with the opener wished for, closed at the end."""
+    with ExitStack() as stack:
+
+        def start_one(opener: OpenBundle = bundles.open_echoing, **wishes: Any) -> BundlePredictor:
+            one = BundlePredictor(InferSettings(**{"bundle": folder, "timeout_s": 30, **wishes}), opener)
+            stack.callback(one.close)
+            return one
+
+        yield start_one
+
+
+def child_of(predictor: BundlePredictor) -> int:
+    """The child's pid, which the fake answers with."""
+    return int(predictor.predict(volume()).dropped_cc)
+
+
+def is_gone(pid: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_arrays_and_numbers_come_back(start: Callable[..., BundlePredictor]) -> None:
+    """Voxels and affine go through the pipe unchanged; findings say what lies outside training."""
+    asked = volume()
+    said = start().predict(asked)
+    assert np.array_equal(said.probability, asked.voxels)
+    assert said.mask.dtype == np.bool_
+    assert said.stage_probabilities == (0.4, 0.2, 0.3, 0.1)
+    (finding,) = said.findings
+    assert (finding.code, finding.value, finding.limit) == ("OUTSIDE_TRAINING_PIXEL_MM", 0.1, 0.3)
+
+
+def test_the_child_stays_warm_and_is_one(start: Callable[..., BundlePredictor]) -> None:
+    """Two predictions come from one process, also from threads that come and go."""
+    predictor = start()
+    pids = [child_of(predictor)]
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: pids.append(child_of(predictor)))
+        thread.start()
+        thread.join()
+    assert len(set(pids)) == 1
+    assert pids[0] != os.getpid()
+
+
+def test_a_child_started_from_a_thread_outlives_the_thread(start: Callable[..., BundlePredictor]) -> None:
+    """PR_SET_PDEATHSIG is about the thread that starts a child: the lane's thread may end, the child stays."""
+    predictor, pids = start(), []
+    thread = threading.Thread(target=lambda: pids.append(child_of(predictor)))
+    thread.start()
+    thread.join()
+    time.sleep(0.2)
+    assert child_of(predictor) == pids[0]
+
+
+def test_close_ends_the_child(start: Callable[..., BundlePredictor]) -> None:
+    """No process stays behind; a later prediction starts another."""
+    predictor = start()
+    pid = child_of(predictor)
+    predictor.close()
+    assert is_gone(pid)
+    assert child_of(predictor) != pid
+
+
+def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
+    """A prediction past its limit is InferenceTimeout, the child is gone, the next one works."""
+    predictor = start(timeout_s=6)
+    pid = child_of(predictor)
+    begun = time.monotonic()
+    with pytest.raises(InferenceTimeout):
+        predictor.predict(volume(SLEEPS))
+    assert time.monotonic() - begun < 12
+    assert is_gone(pid)
+    assert child_of(predictor) != pid
+
+
+def test_opening_counts_against_the_limit(start: Callable[..., BundlePredictor]) -> None:
+    """A bundle that never opens is a timeout too."""
+    with pytest.raises(InferenceTimeout):
+        start(bundles.open_slowly, timeout_s=1).predict(volume())
+
+
+@pytest.mark.parametrize(("wish", "said"), [(DIES, "Exit code 7"), (RAISES, "Exit code 1")])
+def test_a_dead_child_is_a_crash(start: Callable[..., BundlePredictor], wish: int, said: str) -> None:
+    """A process that dies, or an error without a name: InferenceCrashed with the exit code, and the next one works."""
+    predictor = start()
+    with pytest.raises(InferenceCrashed, match=said):
+        predictor.predict(volume(wish))
+    assert child_of(predictor)
+
+
+def test_killed_between_predictions(start: Callable[..., BundlePredictor]) -> None:
+    """A child that the kernel took while idle is replaced, and no attempt counts as a crash for it."""
+    predictor = start()
+    pid = child_of(predictor)
+    os.kill(pid, signal.SIGKILL)
+    assert is_gone(pid)
+    time.sleep(0.1)
+    assert child_of(predictor) != pid
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "code"), [(CONSTANT, InputFault, "CONSTANT"), (SHEARED, GeometryRefused, "SHEAR")]
+)
+def test_refused_input_is_the_inputs_fault(
+    start: Callable[..., BundlePredictor], wish: int, kind: type[InputFault], code: str
+) -> None:
+    """The model's own refusal keeps its code, and the child stays."""
+    predictor = start()
+    pid = child_of(predictor)
+    with pytest.raises(kind, match=code) as caught:
+        predictor.predict(volume(wish))
+    assert type(caught.value) is kind
+    assert child_of(predictor) == pid
+
+
+def test_an_answer_of_another_shape_is_no_answer(start: Callable[..., BundlePredictor]) -> None:
+    """A mask that does not fit the volume never leaves the door."""
+    with pytest.raises(InferenceCrashed):
+        start().predict(volume(WRONG_SHAPE))
+
+
+def test_a_damaged_bundle_is_ours(start: Callable[..., BundlePredictor], folder: Path) -> None:
+    """Weights that do not match, a manifest that is missing: BundleFault."""
+    with pytest.raises(BundleFault, match="SHA-256"):
+        start(bundles.open_damaged).predict(volume())
+    (folder / FILE).unlink()
+    with pytest.raises(BundleFault):
+        start().statement()
+
+
+def test_a_replaced_bundle_is_opened_anew(start: Callable[..., BundlePredictor], folder: Path) -> None:
+    """After the folder has changed, the warm child with the old weights answers no more."""
+    predictor = start()
+    old = predictor.statement()
+    pid = child_of(predictor)
+    (folder / FILE).write_text(dataclasses.replace(MANIFEST, version="1").to_json())
+    assert predictor.statement().sha256 != old.sha256
+    assert child_of(predictor) != pid
+
+
+def test_the_statement_is_the_manifest(start: Callable[..., BundlePredictor], folder: Path) -> None:
+    """Name, version, digest, data and threshold, as the objects will carry them."""
+    said = start().statement()
+    assert (said.name, said.version, said.data, said.synthetic) == ("fake", "0", "synthetic", True)
+    assert said.sha256 == sha256_hex((folder / FILE).read_bytes())
+    assert said.threshold == 0.5
+
+
+def test_the_parent_never_loads_torch() -> None:
+    """The statement of the shipped bundle comes without torch; only a child loads it."""
+    code = (
+        "import sys\n"
+        "from npc_rtnode.adapters.predictor import BundlePredictor\n"
+        "from npc_rtnode.settings import InferSettings\n"
+        "assert BundlePredictor(InferSettings()).statement().synthetic\n"
+        "sys.exit('torch' in sys.modules or 'scipy' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": "."})
+
+
+def test_the_child_dies_with_its_parent(folder: Path, tmp_path: Path) -> None:
+    """A node killed with SIGKILL leaves no child that holds a GPU."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from npc_rtnode.adapters.predictor import BundlePredictor\n"
+        "from npc_rtnode.settings import InferSettings\n"
+        "from tests.fakes.bundles import open_echoing\n"
+        "from tests.integration.test_predictor import child_of\n"
+        "if __name__ == '__main__':\n"
+        "    predictor = BundlePredictor(InferSettings(bundle=Path(sys.argv[1])), open_echoing)\n"
+        "    print(child_of(predictor), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, str(script), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert is_gone(pid)
+
+
+def test_the_shipped_bundle_answers_through_the_door() -> None:
+    """The real one, once: a volume too small for it is refused with its code, by a child that has loaded torch."""
+    predictor = BundlePredictor(InferSettings(timeout_s=100, threads=1))
+    try:
+        with pytest.raises(GeometryRefused, match="TOO_FEW_SLICES"):
+            predictor.predict(volume())
+    finally:
+        predictor.close()

@@ -1,0 +1,94 @@
+"""`serve` keeps both roles alive, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.app import Station
+from npc_rtnode.cli.demo import CONFIG
+from npc_rtnode.settings import load_settings
+
+PATIENCE_S = 60.0
+
+
+def eventually(holds: Callable[[], object]) -> bool:
+    """Whether it holds before patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def children(pid: int) -> dict[str, int]:
+    """Role to pid of a supervisor's children, by /proc."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if parent == pid and "--only" in words:
+                found[words[words.index("--only") + 1]] = int(entry.name)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether that process still runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A settings file and its ledger."""
+    path = tmp_path / "node.toml"
+    path.write_text(CONFIG.format(home=tmp_path / "home", tps=1, pacs=2, level="error"), "utf-8")
+    station = Station(load_settings(path, {}))
+    schema.upgrade(station.engine)
+    station.close()
+    return path
+
+
+def test_roles_are_restarted_and_ended(config: Path) -> None:
+    """A role that is killed comes back under another pid; SIGTERM ends all three processes and exits 0."""
+    node = subprocess.Popen([sys.executable, "-m", "npc_rtnode", "serve", "--config", str(config)])
+    try:
+        assert eventually(lambda: set(children(node.pid)) == {"receive", "work"})
+        first = children(node.pid)
+        os.kill(first["receive"], signal.SIGKILL)
+        assert eventually(lambda: children(node.pid).get("receive") not in {None, first["receive"]})
+        assert children(node.pid)["work"] == first["work"]
+        last = children(node.pid)
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(PATIENCE_S) == 0
+        assert not [pid for pid in last.values() if alive(pid)]
+    finally:
+        node.kill()
+        node.wait()
+
+
+def test_a_killed_supervisor_leaves_no_role_behind(config: Path) -> None:
+    """After SIGKILL of the parent the listener and the worker end by themselves."""
+    node = subprocess.Popen([sys.executable, "-m", "npc_rtnode", "serve", "--config", str(config)])
+    try:
+        assert eventually(lambda: set(children(node.pid)) == {"receive", "work"})
+        roles = children(node.pid)
+    finally:
+        node.kill()
+        node.wait()
+    assert eventually(lambda: not [pid for pid in roles.values() if alive(pid)])
