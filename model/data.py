@@ -123,11 +123,13 @@ class Cases:
 # --- windows and augmentation -----------------------------------------------------------------------------------
 
 
-def batches(cases: list[Case], grid: GridSpec, rng: np.random.Generator, size: int) -> Iterator[Batch]:
+def batches(
+    cases: list[Case], grid: GridSpec, rng: np.random.Generator, size: int, close_share: float = CLOSE_SHARE
+) -> Iterator[Batch]:
     """One epoch of augmented batches in random order; the last incomplete one is left out."""
     order = rng.permutation(len(cases))
     for first in range(0, len(order) - size + 1, size):
-        yield stack([augmented(cases[i], grid, rng) for i in order[first : first + size]])
+        yield stack([augmented(cases[i], grid, rng, close_share) for i in order[first : first + size]])
 
 
 def stack(samples: list[tuple[Tensor, Tensor, int, bool]]) -> Batch:
@@ -149,9 +151,11 @@ def centred(case: Case, grid: GridSpec) -> tuple[Tensor, Tensor, int, bool]:
     return image, target, case.stage, True
 
 
-def augmented(case: Case, grid: GridSpec, rng: np.random.Generator) -> tuple[Tensor, Tensor, int, bool]:
+def augmented(
+    case: Case, grid: GridSpec, rng: np.random.Generator, close_share: float = CLOSE_SHARE
+) -> tuple[Tensor, Tensor, int, bool]:
     """A random window of one case, moved, turned, mirrored and re-contrasted (A20): image, target, stage, close."""
-    close = bool(rng.random() < CLOSE_SHARE)
+    close = bool(rng.random() < close_share)
     reach = (1, 4, 4) if close else MARGIN
     shift = int(rng.integers(-reach[0], reach[0] + 1))
     planes = slice(MARGIN[0] + shift, MARGIN[0] + shift + grid.shape[0])

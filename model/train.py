@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.data import Batch, Case, Cases, batches, cache_folder, centred, fill_cache, stack
+from model.data import CLOSE_SHARE, Batch, Case, Cases, batches, cache_folder, centred, fill_cache, stack
 from model.labels import STATEMENT
 from model.losses import SegmentationLoss, UncertaintyWeights
 from model.manifest import GridSpec
@@ -53,6 +53,8 @@ class TrainConfig:
     epoch_steps: int = 60
     stage_from: float = 0.0
     """Share of the budget after which staging joins: until maps are maps, the T-net only costs time."""
+    freeze_unet: bool = False
+    """Teach staging only, on second looks, with the U-Net as it is."""
 
 
 class Trainer:
@@ -65,9 +67,11 @@ class Trainer:
         self.average = build(network, config.seed)
         self.segmentation = SegmentationLoss()
         self.weights = UncertaintyWeights()
+        if config.freeze_unet:
+            self.net.unet.requires_grad_(False)
         self.optimiser = torch.optim.Adam(
             [
-                {"params": list(self.net.parameters()), "lr": config.lr},
+                {"params": [p for p in self.net.parameters() if p.requires_grad], "lr": config.lr},
                 {"params": list(self.weights.parameters()), "lr": config.weight_lr},
             ]
         )
@@ -95,7 +99,8 @@ class Trainer:
         self.optimiser.param_groups[0]["lr"] = self.lr()
         self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(self.net.train(), batch)
-        self.weights(losses).backward()
+        total = losses[-1] if self.config.freeze_unet else self.weights(losses)
+        total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
         self.optimiser.step()
         self._follow()
@@ -138,6 +143,11 @@ class Trainer:
             "clock": {"step": self.step, "epoch": self.epoch, "spent_s": self.spent_s, "best": self.best},
         }
 
+    def start(self, weights: dict[str, Tensor]) -> None:
+        """Begin with the weights of another run, on a fresh clock."""
+        self.net.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         self.net.load_state_dict(state["net"])
@@ -174,7 +184,8 @@ def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:
             raise SystemExit(f"no cases for training in {train.folder}: run python -m model.data first")
         rng = np.random.default_rng((trainer.config.seed, trainer.epoch))
         losses = []
-        for batch in batches(train.all(), trainer.grid, rng, trainer.config.batch):
+        share = 1.0 if trainer.config.freeze_unet else CLOSE_SHARE
+        for batch in batches(train.all(), trainer.grid, rng, trainer.config.batch, share):
             losses.append(trainer.update(batch))
             if trainer.progress >= 1 or len(losses) == trainer.config.epoch_steps:
                 break
@@ -258,6 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
         steps=options.steps,
         seed=options.seed,
         stage_from=options.stage_from,
+        freeze_unet=options.freeze_unet,
     )
     folder = cache_folder(options.cache, grid)
     for cohort, count in (("train", options.cases), ("tune", options.tune_cases)):
@@ -267,6 +279,8 @@ def main(arguments: list[str] | None = None) -> int:
     last = options.out / "last.pt"
     if last.exists():
         trainer.restore(torch.load(last, weights_only=True))
+    elif options.start:
+        trainer.start(load_file(options.start))
     run(trainer, Cases(folder, "train"), Cases(folder, "tune"), options.out)
     return 0
 
@@ -292,6 +306,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=TrainConfig.lr)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--stage-from", type=float, default=TrainConfig.stage_from)
+    parser.add_argument("--start", type=Path, help="begin with these weights (best.safetensors of another run)")
+    parser.add_argument("--freeze-unet", action="store_true", help="teach staging only")
     parser.add_argument("--threads", type=int, default=1)
     return parser
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class WorkRole:
         self._objects = DicomObjects()
         self._sender = DicomSender()
         self._reader: SeriesReader = DicomSeriesReader()
+        self._stopping = threading.Event()
         self._metronome = Metronome(self._ticks())
 
     def start(self) -> None:
@@ -190,7 +192,9 @@ class WorkRole:
         self._metronome.start()
 
     def stop(self) -> None:
-        """Finish the looks under way, end the child, let go."""
+        """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
+        self._stopping.set()
+        self._predictor.interrupt()
         self._metronome.stop()
         self._predictor.close()
         self._lock.release()
@@ -201,10 +205,10 @@ class WorkRole:
         return [
             Tick("assemble", self._assemble(), 2, wakes=("select",)),
             Tick("select", self._selector().run, 2, wakes=("infer",)),
-            Tick("infer", _until_none(self._infer()), 2, wakes=("write",)),
-            Tick("write", _until_none(self._writer().run), 2, wakes=sending),
+            Tick("infer", self._until_none(self._infer()), 2, wakes=("write",)),
+            Tick("write", self._until_none(self._writer().run), 2, wakes=sending),
             *(
-                Tick(f"deliver:{d.name}", _until_none(self._deliverer(d).run), 2)
+                Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
             Tick("recover", lambda: self._pages.recover(utc_now()), 15, wakes=("infer", "write", *sending)),
@@ -251,23 +255,22 @@ class WorkRole:
         policy = RetryPolicy(deliver.first_retry_s, deliver.longest_retry_s, horizon_s=deliver.horizon_h * 3600)
         return Deliverer(self._pages, self._station.outbox, self._sender, destination, self._barrier(policy))
 
+    def _until_none(self, run: Callable[[], bool]) -> Callable[[], bool]:
+        """Look until nothing is due; whether anything was done."""
+
+        def look() -> bool:
+            done = False
+            while not self._stopping.is_set() and run():
+                done = True
+            return done
+
+        return look
+
     def _store(self) -> PredictionFolder:
         return PredictionFolder(self._station.home.root / "work")
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
         return Barrier(self._pages, policy, utc_now)
-
-
-def _until_none(run: Callable[[], bool]) -> Callable[[], bool]:
-    """Look until nothing is due; whether anything was done."""
-
-    def look() -> bool:
-        done = False
-        while run():
-            done = True
-        return done
-
-    return look
 
 
 def _write_atomically(path: Path, value: dict[str, object]) -> None:

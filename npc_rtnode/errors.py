@@ -197,6 +197,12 @@ class InferenceCrashed(MomentFault):
     code = "INFERENCE_CRASHED"
 
 
+class NodeStopping(MomentFault):
+    """The node is being stopped; this work goes on after its next start."""
+
+    code = "NODE_STOPPING"
+
+
 class LeaseLost(MomentFault):
     """Another worker has taken this work over; what was done here is dropped."""
 

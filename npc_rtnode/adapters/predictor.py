@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Volume
 from npc_rtnode.domain.prediction import BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
-from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault
+from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.kinship import die_with
 from npc_rtnode.settings import InferSettings
 
@@ -106,6 +106,11 @@ class BundlePredictor:
         with self._lock, self._deadline(sha256) as child:
             return _as_prediction(child.ask(volume), volume)
 
+    def interrupt(self) -> None:
+        """Have a `predict` that is under way raise NodeStopping now; with none under way, the idle child ends."""
+        if child := self._child:
+            child.stop()
+
     def close(self) -> None:
         """End the child; a later `predict` starts another."""
         with self._lock:
@@ -161,6 +166,7 @@ class _Child:
     def __init__(self, order: tuple[Any, ...]) -> None:
         self.sha256 = ""  # of the opened bundle, once it is
         self._late = False
+        self._stopping = False
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(theirs, os.getpid(), *order), daemon=True)
@@ -209,8 +215,16 @@ class _Child:
         self._late = True
         self._process.kill()
 
+    def stop(self) -> None:
+        """Called when the node stops."""
+        self._stopping = True
+        with suppress(ValueError, AttributeError):  # it never started
+            self._process.kill()
+
     def tell_why(self) -> NoReturn:
-        """After its end: whether it was too slow or died."""
+        """After its end: whether it was stopped, was too slow or died."""
+        if self._stopping:
+            raise NodeStopping from None
         if self._late:
             raise InferenceTimeout from None
         raise InferenceCrashed(f"Exit code {self._process.exitcode}.") from None

@@ -27,8 +27,7 @@ _STEPS = {
 
 def page_of(view: View, structure: StructureFacts, placed: list[PlacedRing], volume: Volume) -> StudyPage:
     """The page of the study's only selected series; outlines come from the structure set that was read back."""
-    study = view["studies"][0]
-    series = next(s for s in study["series"] if s["jobs"])
+    study, series = view["studies"][0], selected(view)
     job = series["jobs"][-1]
     results, grid = job["results"], volume.stack.grid
     t1, t2, t3, t4 = results["stage_probabilities"]
@@ -53,6 +52,11 @@ def page_of(view: View, structure: StructureFacts, placed: list[PlacedRing], vol
         ),
         notices=(NOTICE, *((SYNTHETIC_NOTICE,) if results["synthetic"] else ())),
     )
+
+
+def selected(view: View) -> View:
+    """The series of the study that has a job."""
+    return next(dict(series) for series in view["studies"][0]["series"] if series["jobs"])
 
 
 def _facts(series: View, job: View, grid: Grid) -> tuple[str, ...]:

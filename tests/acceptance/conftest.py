@@ -1,0 +1,54 @@
+"""One hospital a module: a TPS, an archive and a running node fed by deploy/example.toml's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.hospital import Destination, Scanner, leaks
+from tests.acceptance.node import Node, View, example
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's studies, homes and arrivals lie."""
+    return tmp_path_factory.mktemp("hospital")
+
+
+@pytest.fixture(scope="module")
+def tps(folder: Path) -> Iterator[Destination]:
+    """The treatment planning system."""
+    scp = Destination(folder / "tps").up()
+    yield scp
+    scp.down()
+
+
+@pytest.fixture(scope="module")
+def archive(folder: Path) -> Iterator[Destination]:
+    """The archive, which gets the report too."""
+    scp = Destination(folder / "archive").up()
+    yield scp
+    scp.down()
+
+
+@pytest.fixture(scope="module")
+def settings(tps: Destination, archive: Destination) -> View:
+    """What the node runs with; a module may override this."""
+    return example(tps=tps.port, pacs=archive.port)
+
+
+@pytest.fixture(scope="module")
+def node(folder: Path, settings: View) -> Iterator[Node]:
+    """A node that is up; in the end it is stopped, and the patient's name may stand nowhere but in DICOM bytes."""
+    with Node(folder / "node", settings) as running:
+        yield running
+        running.stop()
+        assert leaks(running) == []
+
+
+@pytest.fixture(scope="module")
+def scanner(node: Node) -> Scanner:
+    """The sender that the node knows."""
+    return Scanner(node.port)
