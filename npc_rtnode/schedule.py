@@ -16,7 +16,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from npc_rtnode import log
-from npc_rtnode.domain.retry import describe
+from npc_rtnode.domain.retry import code_of
 
 logger = log.get(__name__)
 
@@ -84,4 +84,4 @@ class Metronome:
 def _tell(event: JobExecutionEvent) -> None:
     error = event.exception
     if isinstance(error, Exception):
-        logger.error("tick failed, it looks again at its next beat", tick=event.job_id, because=describe(error))
+        logger.error("tick failed, it looks again at its next beat", tick=event.job_id, because=code_of(error))

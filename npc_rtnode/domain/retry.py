@@ -75,9 +75,12 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     return Postpone(until, because)
 
 
+def code_of(error: Exception) -> str:
+    """What a log may say of an error: its code; never its words, which may name an instance."""
+    return error.code if isinstance(error, NodeError) else f"UNEXPECTED: {type(error).__name__}"
+
+
 def describe(error: Exception) -> str:
     """A line for the ledger: the code and the words of our own errors; of others only the type, whose words may hold
     patient identity (pydicom and pynetdicom put values into messages)."""
-    if isinstance(error, NodeError):
-        return f"{error.code}: {error}"
-    return f"UNEXPECTED: {type(error).__name__}"
+    return f"{error.code}: {error}" if isinstance(error, NodeError) else code_of(error)

@@ -21,9 +21,9 @@ def fault_barrier(record: Callable[[Exception], object]) -> Iterator[None]:
     try:
         yield
     except (LeaseLost, LedgerUnavailable) as error:
-        logger.warning("abandoned for now", because=retry.describe(error))
+        logger.warning("abandoned for now", because=retry.code_of(error))
     except Exception as error:  # noqa: BLE001 - the pipeline's only broad except: no input may end a lane or block its neighbours
-        logger.warning("failed", because=retry.describe(error), where=log.where(error))
+        logger.warning("failed", because=retry.code_of(error), where=log.where(error))
         with _unrecorded():
             record(error)
 
@@ -33,7 +33,7 @@ def _unrecorded() -> Iterator[None]:
     try:
         yield
     except (LeaseLost, LedgerUnavailable) as error:
-        logger.warning("failure not recorded", because=retry.describe(error))
+        logger.warning("failure not recorded", because=retry.code_of(error))
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,11 @@ def settings(tps: Destination, archive: Destination) -> View:
 
 @pytest.fixture(scope="module")
 def node(folder: Path, settings: View) -> Iterator[Node]:
-    """A node that is up; in the end it is stopped, and the patient's name may stand nowhere but in DICOM bytes."""
+    """A node that is up. In the end SIGTERM stops it cleanly, and the patient's name stands nowhere but in DICOM."""
     with Node(folder / "node", settings) as running:
         yield running
-        running.stop()
+        assert running.stop() == 0, running.log_tail()
+        assert running.left_behind == []
         assert leaks(running) == []
 
 

@@ -66,25 +66,33 @@ class Study:
         return [slice_of(path) for path in self.files]
 
 
-def make_study(folder: Path, name: str, *, counted: bool = True, **wishes: Any) -> Study:
-    """The phantom's contrast-enhanced T1 as a study of its own; `name` gives its UIDs.
+UNSAID: dict[str, Any] = {
+    "study_description": "MR head",
+    "series_description": "Ax T1 C+ FS",
+    "without": ("ProtocolName",),
+}
+"""Wishes for a study of which nobody says that it is meant for NPC."""
+UNCOUNTED: dict[str, Any] = {"without": ("ImagesInAcquisition",)}
+"""Wishes for a series that does not tell how many slices it should have."""
 
-    With `counted=False` no ImagesInAcquisition tells how many slices there should be.
-    """
+
+def make_study(folder: Path, name: str, *, without: Sequence[str] = (), **wishes: Any) -> Study:
+    """The phantom's contrast-enhanced T1 as a study of its own; `name` gives its UIDs, `without` what to leave out."""
     uid = derived_uid(name, "acceptance study")
     place = folder / name / str(wishes.get("series_number", "wanted"))
     files = write_dicom_series(
         phantom(), place, study_uid=uid, patient_name=PATIENT_NAME, patient_id=PATIENT_ID, **wishes
     )
-    if not counted:
+    if without:
         for path in files:
-            _drop_count(path)
+            _leave_out(path, without)
     return Study(uid, tuple(files))
 
 
-def _drop_count(path: Path) -> None:
+def _leave_out(path: Path, keywords: Sequence[str]) -> None:
     ds = dcmread(path)
-    del ds.ImagesInAcquisition
+    for keyword in keywords:
+        delattr(ds, keyword)
     ds.save_as(path)
 
 
@@ -111,7 +119,6 @@ class Scanner:
     port: int
     calling_ae: str = "PACS"
     called_ae: str = "NPC_RTNODE"
-    from_ip: str = "127.0.0.1"
 
     def associate(self, slices: Iterable[Slice]) -> Association:
         """Ask for an association that can carry these."""
@@ -120,7 +127,7 @@ class Scanner:
         ae.connection_timeout = 10
         for sop_class, syntax in sorted({(item.sop_class, item.transfer_syntax) for item in slices}):
             ae.add_requested_context(sop_class, syntax)
-        return ae.associate("127.0.0.1", self.port, ae_title=self.called_ae, bind_address=(self.from_ip, 0))
+        return ae.associate("127.0.0.1", self.port, ae_title=self.called_ae)
 
     @contextmanager
     def association(self, slices: Sequence[Slice]) -> Iterator[Association]:
@@ -220,7 +227,7 @@ class Destination(FaultySCP):
 
 
 def leaks(node: Node) -> list[str]:
-    """Where the patient's name or number stands though it never may: logs, ledger, file names below home."""
-    places = {"log": node.log_text(), "ledger": repr(node.tables())}
+    """Where the patient's name or number stands though it never may: logs, ledger, the CLI's words, file names."""
+    places = {"log": node.log_text(), "ledger": repr(node.tables()), "CLI": "\n".join(node.said)}
     places["file names"] = "\n".join(str(path.relative_to(node.home)) for path in node.home.rglob("*"))
     return [f"{canary} in the {place}" for place, text in places.items() for canary in CANARIES if canary in text]

@@ -40,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 POLL_S = 0.05
 START_S = STOP_S = 60.0
 CLI_S = 120.0
+GONE_S = 5.0
+"""Children of a supervisor that has ended, or was killed, have this long to end by themselves."""
 Role = Literal["receive", "work"]
 View = dict[str, Any]
 
@@ -70,6 +72,12 @@ def wait_for(holds: Callable[[], object], seconds: float, why: Callable[[], str]
         time.sleep(POLL_S)
 
 
+def run_cli(*args: str) -> subprocess.CompletedProcess[str]:
+    """`npc-rtnode …`, in a process of its own."""
+    command = [sys.executable, "-m", "npc_rtnode", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CLI_S, check=False)
+
+
 class Node:
     """`serve` with both roles as processes of their own, on a home and a port that stay the same over restarts."""
 
@@ -80,6 +88,10 @@ class Node:
         self.config = folder / "node.toml"
         self.log = folder / "serve.log"
         self.port = free_port()
+        self.said: list[str] = []
+        """Everything that the CLI has said of this node."""
+        self.left_behind: list[str] = []
+        """What outlived the last stop, and was killed."""
         self._settings = copy.deepcopy(settings)
         self._settings["node"] = {"home": str(self.home), "site": "acceptance"}
         self._settings["listener"]["port"] = self.port
@@ -130,6 +142,10 @@ class Node:
             self._serve.wait(STOP_S)
         except subprocess.TimeoutExpired:
             _kill(self._serve.pid)
+        deadline = time.monotonic() + GONE_S
+        while self._session() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self.left_behind = [_command(pid) for pid in self._session()]
         for pid in self._session():
             _kill(pid)
         return self._serve.wait(STOP_S)
@@ -171,8 +187,9 @@ class Node:
 
     def cli(self, *args: str) -> subprocess.CompletedProcess[str]:
         """`npc-rtnode … --config` on this node."""
-        command = [sys.executable, "-m", "npc_rtnode", *args, "--config", str(self.config)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CLI_S, check=False)
+        done = run_cli(*args, "--config", str(self.config))
+        self.said.append(f"{args}\n{done.stdout}\n{done.stderr}")
+        return done
 
     @cached_property
     def station(self) -> Station:

@@ -118,12 +118,15 @@ def test_everything_at_once(folder: Path, node: Node, scanner: Scanner, study: S
     scanner.send_all(study.slices)
     node.wait_for(lambda: node.job_states(study.uid) == ["PREDICTING"])
 
+    killing = threading.Timer(0.005, node.kill9_all)
+
     def kill_after_five(acknowledged: int) -> None:
         if acknowledged == 5:
-            threading.Timer(0.005, node.kill9_all).start()
+            killing.start()
 
     acknowledged = scanner.send_until_lost(coming.slices, kill_after_five)
     assert 5 <= len(acknowledged) < len(coming.files)
+    killing.join()
     node.restart()
     assert_all_there(node, [*study.slices, *acknowledged])
     scanner.send_all([item for item in coming.slices if item not in acknowledged])

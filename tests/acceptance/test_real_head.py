@@ -1,0 +1,159 @@
+"""A real head (shared/data): written and proven like any other, and held, because the weights have seen only phantoms.
+
+The shipped bundle draws next to nothing on a head that is no phantom; how little changes with every training run. So
+these tests run a commissioning bundle: the same weights with a threshold low enough that something is outlined. What is
+outlined means nothing; that an outline on real geometry is written, read back and kept from patients is what counts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import Bundle, default_bundle
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
+from npc_rtnode.domain.geometry import stack_of
+from npc_rtnode.domain.rasterising import dice
+from tests.acceptance.hospital import Destination, Scanner, Slice, slice_of
+from tests.acceptance.node import Node, View, example
+from tests.builders.headers import real_files
+from tests.integration.test_rtstruct import plastimatch_mask
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
+
+HEAD = "mr_t1_axial_head_datalad"
+OUTLINED_CC = 6.0
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    """Fifty axial slices of a defaced volunteer."""
+    return real_files(HEAD)
+
+
+@pytest.fixture(scope="module")
+def slices(files: list[Path]) -> list[Slice]:
+    """As they will be sent."""
+    return [slice_of(path) for path in files]
+
+
+@pytest.fixture(scope="module")
+def study_uid(files: list[Path]) -> str:
+    """Of the volunteer's study."""
+    return DicomSeriesReader().headers(files[:1])[0].study_uid
+
+
+@pytest.fixture(scope="module")
+def commissioning_bundle(folder: Path, files: list[Path]) -> Path:
+    """The shipped weights with the threshold under which they outline a few cc of this head."""
+    volume = DicomSeriesReader().volume(files)
+    grid = volume.stack.grid
+    said = Bundle.open(default_bundle()).predict(volume.voxels.astype(np.float32), grid.affine).probability
+    rank = max(int(said.size - OUTLINED_CC / grid.voxel_cc), 0)
+    threshold = float(np.partition(said, rank, axis=None)[rank])
+    assert threshold > 0, "the network looked at fewer voxels than are to be outlined"
+    copy = shutil.copytree(default_bundle(), folder / "commissioning")
+    manifest = json.loads((copy / "bundle.json").read_text("utf-8"))
+    manifest["name"] = "commissioning"
+    manifest["postprocess"]["threshold"] = threshold
+    (copy / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def settings(tps: Destination, archive: Destination, commissioning_bundle: Path) -> View:
+    """Any axial T1 goes, and the bundle is the commissioning one."""
+    changed = example(tps=tps.port, pacs=archive.port)
+    changed["select"] = {"rules": "any_axial_t1"}
+    changed["infer"] = {"bundle": str(commissioning_bundle)}
+    return changed
+
+
+@pytest.fixture(scope="module")
+def held(node: Node, slices: list[Slice], study_uid: str) -> View:
+    """The job of the head, sent to the AE title that deploy/example.toml keeps for NPC."""
+    Scanner(node.port, called_ae="NPC_MR").send_all(slices)
+    node.wait_for(lambda: node.jobs(study_uid) and node.final(study_uid), 240)
+    return node.jobs(study_uid)[-1]
+
+
+@pytest.fixture(scope="module")
+def commissioning_site(folder: Path, settings: View) -> Iterator[Node]:
+    """A node of its own, all of whose destinations are test systems."""
+    changed = {**settings, "destinations": [{**d, "test": True} for d in settings["destinations"]]}
+    with Node(folder / "test site", changed) as running:
+        yield running
+
+
+def test_an_rtstruct_is_written_proven_and_held(node: Node, held: View, tps: Destination, archive: Destination) -> None:
+    """Both objects are stored and every gate lets them pass, yet the job is HELD for its synthetic weights alone."""
+    assert held["state"] == "HELD", node.story()
+    assert [reason.split(":")[0] for reason in held["reasons"]] == ["SYNTHETIC_WEIGHTS"]
+    assert not held["releasable"]
+    assert {item["kind"] for item in held["objects"]} == {"RTSTRUCT", "SR"}
+    for item in held["objects"]:
+        assert len(node.station.outbox.read(item["sha256"])) == item["size"]
+    gates = {gate["gate"]: gate["outcome"] for gate in held["results"]["gates"]}
+    assert len(gates) > 10
+    assert set(gates.values()) <= {"pass", "warn"}
+    assert held["results"]["phantom"] is False
+    assert held["results"]["volume_cc"] > 0
+    assert (tps.received, archive.received) == ([], [])
+
+
+@pytest.mark.peer("dciodvfy", "plastimatch")
+def test_others_read_what_is_held(
+    tmp_path: Path, node: Node, held: View, files: list[Path], peer: Callable[[str], str]
+) -> None:
+    """Oblique geometry, oblong pixels: dciodvfy finds no error, plastimatch sees the model's mask (Dice >= 0.999)."""
+    for item in held["objects"]:
+        path = tmp_path / f"{item['kind']}.dcm"
+        path.write_bytes(node.station.outbox.read(item["sha256"]))
+        done = subprocess.run([peer("dciodvfy"), "-new", path], capture_output=True, check=False)
+        assert b"\nError" not in b"\n" + done.stdout + done.stderr
+    prediction = node.predictions().load(held["work_key"])
+    assert prediction is not None
+    stack = stack_of(DicomSeriesReader().headers(files))
+    seen = plastimatch_mask(peer("plastimatch"), tmp_path / "RTSTRUCT.dcm", files[0].parent, tmp_path / "mask", stack)
+    assert dice(seen, prediction.mask) >= 0.999
+
+
+@pytest.mark.parametrize("verb", ["release", "resend", "retry", "hold"])
+def test_no_verb_lets_it_go(
+    node: Node, held: View, study_uid: str, tps: Destination, archive: Destination, verb: str
+) -> None:
+    """Whatever an operator says: exit 2 and a named refusal, the job stays HELD, nothing arrives anywhere."""
+    said = node.cli(verb, study_uid, "--reason", "I want it")
+    assert said.returncode == 2
+    assert said.stderr.startswith(("E: FORBIDDEN", "E: NOT_FOUND"))
+    after = node.jobs(study_uid)[-1]
+    assert (after["state"], after["reasons"]) == ("HELD", held["reasons"])
+    assert node.deliveries(study_uid) == []
+    assert (tps.received, archive.received) == ([], [])
+
+
+def test_reprocessing_does_not_let_it_go_either(
+    node: Node, held: View, study_uid: str, tps: Destination, archive: Destination
+) -> None:
+    """Judged anew or inferred anew, the same work key has the same result, and it stays HELD."""
+    for start in ("select", "infer"):
+        assert node.cli("reprocess", study_uid, "--from", start, "--reason", "again").returncode == 0
+        node.wait_for(lambda: node.final(study_uid), 60)
+    assert node.job_states(study_uid) == ["HELD"]
+    assert (tps.received, archive.received) == ([], [])
+
+
+def test_test_systems_get_it(
+    commissioning_site: Node, held: View, slices: list[Slice], study_uid: str, tps: Destination, archive: Destination
+) -> None:
+    """Where every destination says test = true, the same series is delivered."""
+    Scanner(commissioning_site.port, called_ae="NPC_MR").send_all(slices)
+    commissioning_site.delivered(study_uid, 240)
+    assert len(tps.of_study(study_uid)) == 1
+    assert len(archive.of_study(study_uid)) == 2
