@@ -143,14 +143,17 @@ class ReceiveRole:
 
         self._station = Station(settings)
         schema.require_head(self._station.engine)
-        intake = IntakeLedger(self._station.sessions, self._station.home.site_key(), settings.assemble.quiet_s)
-        sink = Receiver(self._station.spool, intake, StructureReader(), utc_now)
+        site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
+        self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
+        sink = Receiver(self._station.spool, self._intake, StructureReader(), utc_now)
         self._listener = Listener(settings.listener, sink)
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
         self._lock = self._station.home.lock("receive")
         self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
+        if lost := self._intake.close_lost_associations(utc_now()):
+            logger.warning("associations that the last process left open", count=lost)
         port = self._listener.start()
         _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port})
         logger.info("listening", host=self._station.settings.listener.host, port=port)
@@ -182,13 +185,16 @@ class WorkRole:
         self._sender = DicomSender()
         self._reader: SeriesReader = DicomSeriesReader()
         self._stopping = threading.Event()
+        self._in_hand: set[str] = set()
         self._metronome = Metronome(self._ticks())
 
     def start(self) -> None:
         """Take back what a crash left, then beat."""
         self._lock = self._station.home.lock("work")
-        if recovered := self._pages.recover(utc_now(), all_leases=True):
+        if recovered := self._pages.recover_all(utc_now()):
             logger.warning("work taken back after a crash", count=recovered)
+        if orphaned := self._pages.cancel_unknown([d.name for d in self._station.settings.destinations], utc_now()):
+            logger.warning("deliveries to destinations that are configured no more", count=orphaned)
         self._metronome.start()
 
     def stop(self) -> None:
@@ -211,7 +217,9 @@ class WorkRole:
                 Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
-            Tick("recover", lambda: self._pages.recover(utc_now()), 15, wakes=("infer", "write", *sending)),
+            Tick(
+                "recover", lambda: self._pages.recover(utc_now(), self._in_hand), 15, wakes=("infer", "write", *sending)
+            ),
         ]
 
     def _assemble(self) -> Callable[[], int]:
@@ -219,7 +227,7 @@ class WorkRole:
 
         def look() -> int:
             closed = assembler.run()
-            if due := self._series.next_due():
+            if due := self._series.next_due(utc_now()):
                 self._metronome.ring("assemble", due)
             return closed
 
@@ -232,7 +240,13 @@ class WorkRole:
     def _infer(self) -> Callable[[], bool]:
         limit_s = self._station.settings.infer.timeout_s
         inferrer = Inferrer(
-            self._pages, self._station.spool, self._reader, self._predictor, self._store(), self._barrier(COMPUTE)
+            self._pages,
+            self._station.spool,
+            self._reader,
+            self._predictor,
+            self._store(),
+            content_hash(self._station.settings),
+            self._barrier(COMPUTE),
         )
         return lambda: inferrer.run(limit_s + 120)
 
@@ -242,10 +256,10 @@ class WorkRole:
             spool=self._station.spool,
             outbox=self._station.outbox,
             reader=self._reader,
-            predictor=self._predictor,
             store=self._store(),
             objects=self._objects,
             letterhead=self._station.letterhead(),
+            settings_hash=content_hash(self._station.settings),
             destinations=self._station.settings.destinations,
             barrier=self._barrier(COMPUTE),
         )
@@ -270,7 +284,7 @@ class WorkRole:
         return PredictionFolder(self._station.home.root / "work")
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
-        return Barrier(self._pages, policy, utc_now)
+        return Barrier(self._pages, policy, utc_now, self._in_hand)
 
 
 def _write_atomically(path: Path, value: dict[str, object]) -> None:

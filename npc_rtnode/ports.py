@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from npc_rtnode.domain.gates import GateResult
 from npc_rtnode.domain.geometry import Stack, Volume
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     Arrival,
     AssociationInfo,
@@ -106,8 +106,8 @@ class Predictor(Protocol):
     def statement(self) -> BundleStatement:
         """Which bundle speaks; cheap, no model is loaded."""
 
-    def predict(self, volume: Volume) -> Prediction:
-        """One answer; raises InferenceTimeout, InferenceCrashed, BundleFault or InputFault."""
+    def predict(self, volume: Volume, statement: BundleStatement) -> Prediction:
+        """One answer of that very bundle, else BundleFault; raises InferenceTimeout, InferenceCrashed or InputFault."""
 
     def close(self) -> None:
         """End the child."""
@@ -129,8 +129,8 @@ class IntakePages(Protocol):
     def association_opened(self, info: AssociationInfo, now: datetime) -> None:
         """An association was accepted."""
 
-    def association_ended(self, info: AssociationInfo, how: str, now: datetime) -> None:
-        """It was released, aborted or lost."""
+    def association_ended(self, info: AssociationInfo, how: str, refused: Sequence[str], now: datetime) -> None:
+        """It was released, aborted, lost or let go for idleness; `refused` are the images of it that were not taken."""
 
     def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
         """A caller was refused."""
@@ -151,7 +151,7 @@ class SeriesPages(Protocol):
     def quiet(self, now: datetime) -> list[OpenSeries]:
         """Series whose quiet time has run out."""
 
-    def next_due(self) -> datetime | None:
+    def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out."""
 
     def complete(self) -> list[OpenSeries]:
@@ -159,6 +159,9 @@ class SeriesPages(Protocol):
 
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""
+
+    def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
+        """Judging it went wrong: look again later, set it apart at the third time."""
 
     def choose(self, series: OpenSeries, choice: Choice, now: datetime) -> int | None:
         """Record verdicts and decision; the job's id when one was queued or found."""
@@ -188,17 +191,17 @@ class WorkPages(Protocol):
     def failed(self, lease: Lease, decision: Decision, now: datetime) -> None:
         """Postpone or give up."""
 
-    def recover(self, now: datetime, all_leases: bool = False) -> int:
-        """Take back work whose worker is gone; how many."""
+    def replace(self, lease: Lease, because: str, now: datetime) -> None:
+        """This job can no longer become what it was queued as: cancelled, and its series judged anew."""
 
 
 class PredictionStore(Protocol):
     """Predictions between two stages, by work key."""
 
-    def save(self, work_key: str, prediction: Prediction) -> None:
-        """Durable before it returns."""
+    def save(self, work_key: str, answer: Answer) -> None:
+        """Durable before it returns; raises DiskLow."""
 
-    def load(self, work_key: str) -> Prediction | None:
+    def load(self, work_key: str) -> Answer | None:
         """None when there is none, or none that is whole."""
 
 

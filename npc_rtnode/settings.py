@@ -12,14 +12,19 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.records import ObjectKind
+from npc_rtnode.domain.selection import REGEX_FLAGS
 from npc_rtnode.errors import ConfigFault
 
+CONTENT_VERSION: Final = 1
+"""Part of every work key: raise it with every change of code that changes an object's content (ADR 0003)."""
+
+_PLAIN_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+( [\x21-\x5b\x5d-\x7e]+)*")
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, no backslash, no control characters
 
 
@@ -33,10 +38,37 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=True))
 
 
+def _plain_text(text: str) -> str:
+    if not _PLAIN_TEXT.fullmatch(text):
+        raise ValueError("printable ASCII only, no backslash, no space at either end and no two in a row")
+    return text
+
+
+def _host(text: str) -> str:
+    if not text or re.search(r"\s", text):
+        raise ValueError("a host is a name or an address, and has no spaces")
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        pattern = re.compile(text, REGEX_FLAGS)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    if pattern.search(""):
+        raise ValueError(f"{text!r} is found in every text, so it states nothing")
+    return text
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
+Host = Annotated[str, AfterValidator(_host)]
+PlainText = Annotated[str, AfterValidator(_plain_text)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_MOST_IS: Final = 2**31 - 1  # Integer String, PS3.5 6.2
 
 
 class _Section(BaseModel):
@@ -82,7 +114,7 @@ class Peer(_Section):
 class ListenerSettings(_Section):
     """The Storage SCP."""
 
-    host: str = Field("127.0.0.1", description="Address to bind.")
+    host: Host = Field("127.0.0.1", description="Address to bind.")
     port: Port = Field(11112, description="0 takes any free port.")
     called: tuple[CalledAE, ...] = Field((CalledAE(ae_title="NPC_RTNODE"),), min_length=1)
     peers: tuple[Peer, ...] = Field((), description="Who may send. Nobody else is answered.")
@@ -102,10 +134,11 @@ class AssembleSettings(_Section):
 class SelectSettings(_Section):
     """Which series the bundle sees, and for whom."""
 
-    rules: str = Field("npc_ce_t1", description="A shipped rule set by name, or the path of a TOML file.")
-    indication_text: tuple[str, ...] = Field(
-        (r"\bNPC\b", r"nasophar", r"鼻咽"),
-        description="Regular expressions; one found in an order or description text states the indication.",
+    rules: str = Field("npc_ce_t1", min_length=1, description="A shipped rule set by name, or the path of a TOML file.")
+    indication_text: tuple[Pattern, ...] = Field(
+        (r"\bNPC\b", r"nasophar\w*[ -]+(ca|carcinoma|cancer|neoplasm)\b", "鼻咽癌"),
+        description="Regular expressions, case-insensitive; one found in an order or description text states the "
+        "indication. Name the disease: a body part alone says where was scanned, and is none.",
     )
 
 
@@ -121,13 +154,15 @@ class InferSettings(_Section):
 class ContentSettings(_Section):
     """What shapes the objects: a change here makes other objects with other UIDs (ADR 0003)."""
 
-    roi_name: str = Field("GTVp^AI", min_length=1, max_length=16, description="TG-263 style, at most 16 characters.")
-    roi_color: tuple[int, int, int] = Field((230, 40, 40), description="ROIDisplayColor, red green blue, 0-255.")
-    structure_set_label: str = Field("AI DRAFT GTVp", min_length=1, max_length=16)
-    manufacturer: str = Field("npc_rtnode", min_length=1, max_length=64)
-    device_serial: str = Field("1", min_length=1, max_length=64)
-    series_number_rtstruct: int = Field(9001, ge=1)
-    series_number_sr: int = Field(9002, ge=1)
+    roi_name: PlainText = Field(
+        "GTVp^AI", min_length=1, max_length=16, description="TG-263 style, at most 16 characters."
+    )
+    roi_color: tuple[Byte, Byte, Byte] = Field((230, 40, 40), description="ROIDisplayColor, red green blue, 0-255.")
+    structure_set_label: PlainText = Field("AI DRAFT GTVp", min_length=1, max_length=16)
+    manufacturer: PlainText = Field("npc_rtnode", min_length=1, max_length=64)
+    device_serial: PlainText = Field("1", min_length=1, max_length=64)
+    series_number_rtstruct: int = Field(9001, ge=1, le=_MOST_IS)
+    series_number_sr: int = Field(9002, ge=1, le=_MOST_IS)
     uncertain_below: float = Field(
         0.6, ge=0, le=1, description="A top stage probability below this is called uncertain."
     )
@@ -146,8 +181,8 @@ class Destination(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Short name used by the CLI and in logs.")
     ae_title: AETitle
-    host: str
-    port: Port
+    host: Host
+    port: Annotated[int, Field(ge=1, le=65535)]
     objects: tuple[ObjectKind, ...] = Field((ObjectKind.RTSTRUCT,), min_length=1)
     test: bool = Field(False, description="true only for a system that no patient is treated from.")
     transfer_syntax: Literal["implicit", "explicit"] = Field("implicit", description="VR encoding offered first.")
@@ -220,8 +255,15 @@ def is_loopback(host: str) -> bool:
 
 
 def content_hash(settings: Settings) -> str:
-    """Hash of everything in the settings that shapes an object's content: part of the work key."""
-    return digest_of({"content": settings.content.model_dump(mode="json"), "utc_offset": settings.node.utc_offset})
+    """Hash of what shapes an object's content, of the settings and of the code: part of the work key."""
+    return digest_of(
+        {
+            "version": CONTENT_VERSION,
+            "content": settings.content.model_dump(mode="json"),
+            "utc_offset": settings.node.utc_offset,
+            "site": settings.node.site,
+        }
+    )
 
 
 def load_settings(path: Path | None, environ: dict[str, str] | None = None) -> Settings:
@@ -245,10 +287,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(raw: dict[str, Any], environ: dict[str, str]) -> None:
+    mistakes = []
     for name, value in environ.items():
         if name.startswith("NPC_RTNODE_") and "__" in name:
             section, key = name.removeprefix("NPC_RTNODE_").lower().split("__", 1)
-            raw.setdefault(section, {})[key] = value
+            if _is_list(section) or not isinstance(raw.setdefault(section, {}), dict):
+                mistakes.append(f"{name}: {section} is not a section with single values; set it in the file")
+            else:
+                raw[section][key] = value
+    if mistakes:
+        raise ConfigFault("\n".join(mistakes))
+
+
+def _is_list(section: str) -> bool:
+    """Whether it is a list of tables, of which an environment variable can name none."""
+    field = Settings.model_fields.get(section)
+    return field is not None and not isinstance(field.annotation, type)
 
 
 def _text_lines(path: Path | None) -> list[str]:

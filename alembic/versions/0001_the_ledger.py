@@ -27,6 +27,8 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.DateTime(), nullable=False),
         sa.Column("ended_at", sa.DateTime(), nullable=True),
         sa.Column("how", sa.String(length=200), nullable=True),
+        sa.Column("last_series_id", sa.Integer(), nullable=True),
+        sa.Column("refused", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_associations")),
     )
     op.create_table(
@@ -70,6 +72,7 @@ def upgrade() -> None:
         sa.Column("study_uid", sa.String(length=64), nullable=False),
         sa.Column("reference", sa.String(length=16), nullable=False),
         sa.Column("first_received_at", sa.DateTime(), nullable=False),
+        sa.Column("hold", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_studies")),
         sa.UniqueConstraint("reference", name=op.f("uq_studies_reference")),
         sa.UniqueConstraint("study_uid", name=op.f("uq_studies_study_uid")),
@@ -85,6 +88,9 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("operators_word", sa.Text(), nullable=True),
+        sa.Column("waived", sa.JSON(), nullable=False),
+        sa.Column("troubles", sa.Integer(), nullable=False),
+        sa.Column("last_association_id", sa.String(length=36), nullable=False),
         sa.Column("first_received_at", sa.DateTime(), nullable=False),
         sa.Column("last_received_at", sa.DateTime(), nullable=False),
         sa.Column("due_at", sa.DateTime(), nullable=True),
@@ -92,6 +98,9 @@ def upgrade() -> None:
         sa.Column("closed_because", sa.Text(), nullable=True),
         sa.Column("input_digest", sa.String(length=64), nullable=True),
         sa.Column("rules_hash", sa.String(length=64), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["last_association_id"], ["associations.id"], name=op.f("fk_series_last_association_id")
+        ),
         sa.ForeignKeyConstraint(["study_id"], ["studies.id"], name=op.f("fk_series_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("series_uid", "revision", name=op.f("uq_series_series_uid_revision")),

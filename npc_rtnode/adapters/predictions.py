@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
+from npc_rtnode.errors import DiskLow
 
 
 class PredictionFolder:
@@ -22,21 +26,31 @@ class PredictionFolder:
     def _file(self, work_key: str) -> Path:
         return self._root / f"{work_key}.npz"
 
-    def save(self, work_key: str, prediction: Prediction) -> None:
-        """Write beside, fsync, rename, fsync the folder."""
+    def save(self, work_key: str, answer: Answer) -> None:
+        """Write beside, fsync, rename, fsync the folder; DiskLow where there is no room."""
+        packed = _pack(answer)
+        part = self._file(work_key).with_suffix(".part")
+        try:
+            self._write(part, sha256_hex(packed).encode() + packed)
+            part.replace(self._file(work_key))
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise DiskLow(f"{errno.errorcode.get(error.errno or 0, 'EIO')} while a prediction was stored") from error
+        self._sync()
+
+    def _write(self, part: Path, data: bytes) -> None:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        packed = _pack(prediction)
-        part = self._file(work_key).with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as stream:
-            stream.write(sha256_hex(packed).encode() + packed)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(self._file(work_key))
+
+    def _sync(self) -> None:
         folder = os.open(self._root, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
-    def load(self, work_key: str) -> Prediction | None:
+    def load(self, work_key: str) -> Answer | None:
         """None when there is none, or when its bytes are not the ones that were written."""
         try:
             data = self._file(work_key).read_bytes()
@@ -46,7 +60,8 @@ class PredictionFolder:
         return _unpack(packed) if sha256_hex(packed).encode() == digest else None
 
 
-def _pack(prediction: Prediction) -> bytes:
+def _pack(answer: Answer) -> bytes:
+    prediction = answer.prediction
     findings = np.array(
         [[f.code, f.message, _text(f.value), _text(f.limit)] for f in prediction.findings], dtype=np.str_
     )
@@ -59,22 +74,24 @@ def _pack(prediction: Prediction) -> bytes:
         stage=np.array(prediction.stage_probabilities),
         dropped_cc=np.array(prediction.dropped_cc),
         findings=findings.reshape(-1, 4),
+        bundle=np.array(json.dumps(asdict(answer.bundle))),
     )
     return buffer.getvalue()
 
 
-def _unpack(packed: bytes) -> Prediction:
+def _unpack(packed: bytes) -> Answer:
     with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
         shape = tuple(int(n) for n in stored["shape"])
         mask = np.unpackbits(stored["mask"], count=int(np.prod(shape))).reshape(shape).astype(bool)
         t1, t2, t3, t4 = (float(p) for p in stored["stage"])
-        return Prediction(
+        prediction = Prediction(
             probability=stored["probability"].astype(np.float32),
             mask=mask,
             stage_probabilities=(t1, t2, t3, t4),
             dropped_cc=float(stored["dropped_cc"]),
             findings=tuple(_finding(row) for row in stored["findings"]),
         )
+        return Answer(prediction, BundleStatement(**json.loads(str(stored["bundle"]))))
 
 
 def _finding(row: np.ndarray[tuple[int], np.dtype[np.str_]]) -> Finding:

@@ -16,17 +16,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npc_rtnode.domain.geometry import Volume
-from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.prediction import T_STAGES, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.kinship import die_with
 from npc_rtnode.settings import InferSettings
+
+if TYPE_CHECKING:
+    from model.manifest import Manifest
 
 _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the voxels are, not what they hold
     (
@@ -44,6 +47,7 @@ _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the
         "TOO_MANY_VOXELS",
     )
 )
+_DATA: Final = ("synthetic", "clinical")
 _PARTING_S: Final = 3.0
 
 
@@ -54,6 +58,9 @@ class OpenedBundle(Protocol):
 
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
         """One answer, with the fields of `model.bundle.Prediction`."""
+
+    def verify(self) -> Any:
+        """The golden case on this machine, with the fields of `model.bundle.GoldenResult`."""
 
 
 OpenBundle = Callable[[Path, str, int | None], OpenedBundle]
@@ -68,7 +75,10 @@ def open_bundle(folder: Path, device: str, threads: int | None) -> OpenedBundle:
 
 
 class BundlePredictor:
-    """Fulfils ports.Predictor. The child starts with the first `predict` and stays; one prediction runs at a time."""
+    """Fulfils ports.Predictor. The child starts with the first `predict` and stays; one prediction runs at a time.
+
+    Every child runs the bundle's golden case on the device in force before it answers anything.
+    """
 
     def __init__(self, settings: InferSettings, opener: OpenBundle = open_bundle) -> None:
         """`opener` is replaced by tests alone."""
@@ -79,13 +89,7 @@ class BundlePredictor:
 
     def statement(self) -> BundleStatement:
         """Which bundle speaks; reads `bundle.json`, loads no model. Raises BundleFault."""
-        from model.manifest import FILE, BundleError, file_sha256, read_manifest
-
-        try:
-            manifest = read_manifest(self._folder)
-            sha256 = file_sha256(self._folder / FILE)
-        except (BundleError, OSError) as error:
-            raise BundleFault(str(error)) from None
+        manifest, sha256 = self._manifest()
         return BundleStatement(
             name=manifest.name,
             version=manifest.version,
@@ -96,15 +100,24 @@ class BundlePredictor:
             threshold=manifest.threshold,
         )
 
-    def predict(self, volume: Volume) -> Prediction:
-        """One answer, within `timeout_s` seconds of wall clock, opening the bundle included.
+    def inputs(self) -> tuple[str, ...]:
+        """The channels that the bundle wants to see, as its manifest names them. Raises BundleFault."""
+        return self._manifest()[0].inputs
 
-        Raises InferenceTimeout (the child was killed), InferenceCrashed (it died), BundleFault, GeometryRefused or
-        InputFault. After any of them the next call starts afresh.
+    def predict(self, volume: Volume, statement: BundleStatement) -> Prediction:
+        """One answer of the bundle stated, within `timeout_s` seconds of wall clock, opening and golden case included.
+
+        Raises InferenceTimeout (the child was killed), InferenceCrashed (it died), BundleFault (also when the folder
+        holds another bundle by now), GeometryRefused or InputFault. After any of them the next call starts afresh.
         """
+        with self._lock, self._deadline(statement.sha256) as child:
+            return _as_prediction(child.ask(volume), volume)
+
+    def prove(self) -> str:
+        """Open the bundle as `predict` does, golden case included, and say how that went; raises as `predict` does."""
         sha256 = self.statement().sha256
         with self._lock, self._deadline(sha256) as child:
-            return _as_prediction(child.ask(volume), volume)
+            return child.proof
 
     def interrupt(self) -> None:
         """Have a `predict` that is under way raise NodeStopping now; with none under way, the idle child ends."""
@@ -115,6 +128,20 @@ class BundlePredictor:
         """End the child; a later `predict` starts another."""
         with self._lock:
             self._discard()
+
+    def _manifest(self) -> tuple[Manifest, str]:
+        """The manifest of a bundle that this node knows how to report, and the digest of the very bytes it was in."""
+        from model.manifest import FILE, BundleError, file_sha256, read_manifest
+
+        try:
+            before = file_sha256(self._folder / FILE)
+            manifest = read_manifest(self._folder)
+            if file_sha256(self._folder / FILE) != before:
+                raise BundleFault("It was replaced while it was being read.")
+        except (BundleError, OSError) as error:
+            raise BundleFault(str(error)) from None
+        _refuse_strange(manifest)
+        return manifest, before
 
     @property
     def _folder(self) -> Path:
@@ -156,6 +183,15 @@ class BundlePredictor:
         self._child = None
 
 
+def _refuse_strange(manifest: Manifest) -> None:
+    """The objects say T1 to T4, and whether patients were trained on: a bundle that differs would be misquoted."""
+    if manifest.stage_classes != T_STAGES:
+        found, wanted = (", ".join(map(str, stages)) for stages in (manifest.stage_classes, T_STAGES))
+        raise BundleFault(f"Its stage classes are {found}; this node reports {wanted}.")
+    if manifest.data not in _DATA:
+        raise BundleFault(f"It says it was trained on {manifest.data!r} data; known are {' and '.join(_DATA)}.")
+
+
 # --- here: the child as seen from the parent --------------------------------------------------------------------------
 
 
@@ -164,7 +200,8 @@ class _Child:
     *thread* that started it, and the callers' threads come and go."""
 
     def __init__(self, order: tuple[Any, ...]) -> None:
-        self.sha256 = ""  # of the opened bundle, once it is
+        self.sha256 = ""  # of the opened bundle, once it is and agrees with its golden case
+        self.proof = ""  # what the golden case came to
         self._late = False
         self._stopping = False
         spawn = multiprocessing.get_context("spawn")
@@ -184,11 +221,11 @@ class _Child:
         self._process.join()
 
     def await_bundle(self, wanted: str) -> None:
-        """Returns once the bundle is open; BundleFault when it cannot be, or is not the one on disk by now."""
+        """Returns once the bundle is open and proven; BundleFault when it cannot be, or is not the one wanted."""
         if not self.sha256:
-            self.sha256 = str(self._answer())
+            self.sha256, self.proof = self._answer()
         if self.sha256 != wanted:
-            raise BundleFault("It was replaced while it was being opened.")
+            raise BundleFault("The folder holds another bundle by now than the one that was to answer.")
 
     def ask(self, volume: Volume) -> _Said:
         """Send one volume, wait for what is said of it."""
@@ -270,7 +307,7 @@ def _finding(name: str, value: float, low: float, high: float, unit: str) -> Fin
 
 
 def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, device: str, threads: int | None) -> None:
-    """The child's whole life: open, say so, then answer until the pipe ends. What it cannot name, it dies of."""
+    """The child's whole life: open, prove, say so, answer until the pipe ends. What it cannot name, it dies of."""
     from model.manifest import BundleError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
@@ -280,10 +317,25 @@ def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, devi
     except BundleError as error:
         pipe.send(("bundle", str(error)))
         return
-    pipe.send(("open", bundle.sha256))
+    agrees, proof = _prove(bundle, device)
+    if not agrees:
+        pipe.send(("bundle", proof))
+        return
+    pipe.send(("open", (bundle.sha256, proof)))
     with suppress(EOFError):
         while True:
             pipe.send(_answer_to(bundle, *pipe.recv()))
+
+
+def _prove(bundle: OpenedBundle, device: str) -> tuple[bool, str]:
+    """Whether this device still says of the golden case what the laboratory's said, and the words."""
+    from model.preprocess import InputError
+
+    try:
+        golden = bundle.verify()
+    except (OSError, LookupError, ValueError, InputError) as error:
+        return False, f"Its golden case cannot be run ({type(error).__name__}: {error})."
+    return bool(golden.agrees), f"On {device}, {golden.message}"
 
 
 def _answer_to(bundle: OpenedBundle, voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[str, Any]:

@@ -28,13 +28,20 @@ def show(folder: Folder = None, config: Config = None, as_json: AsJson = False) 
 
 @app.command()
 def verify(folder: Folder = None, config: Config = None, as_json: AsJson = False) -> None:
-    """Check every file's hash and run the golden case; exit 2 when this machine says something else."""
-    from npc_rtnode.adapters.bundles import verify_bundle
+    """Check every file's hash and run the golden case on the device in force; exit 2 when it says something else."""
+    from npc_rtnode.adapters.predictor import BundlePredictor
 
-    agrees, message = verify_bundle(folder or settings_of(config).infer.bundle)
+    infer = settings_of(config).infer
+    predictor = BundlePredictor(infer.model_copy(update={"bundle": folder}) if folder else infer)
+    try:
+        message = predictor.prove()
+    except BundleFault as fault:
+        if as_json:
+            answer({"agrees": False, "message": fault.detail})
+        raise
+    finally:
+        predictor.close()
     if as_json:
-        answer({"agrees": agrees, "message": message})
+        answer({"agrees": True, "message": message})
     else:
         out().print(message, markup=False)
-    if not agrees:
-        raise BundleFault(message)

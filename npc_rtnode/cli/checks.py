@@ -9,11 +9,15 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.app import Home, Station
 from npc_rtnode.errors import NodeError
 from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings
+
+if TYPE_CHECKING:
+    from npc_rtnode.adapters.predictor import BundlePredictor
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 GIGABYTE = 1024**3
@@ -102,22 +106,28 @@ def _rules(settings: Settings) -> Check:
 
 
 def _bundle(infer: InferSettings, golden: bool) -> Iterator[Check]:
-    from npc_rtnode.adapters.bundles import describe_bundle, verify_bundle
+    from npc_rtnode.adapters.predictor import BundlePredictor
 
+    predictor = BundlePredictor(infer)
     try:
-        facts = describe_bundle(infer.bundle)
+        bundle = predictor.statement()
     except NodeError as error:
         yield Check("bundle", FAULT, str(error), "set infer.bundle to a whole bundle folder")
         return
-    synthetic = facts["data"] != "clinical"
-    said = f"{facts['name']} {facts['version']} ({str(facts['sha256'])[:12]}), data: {facts['data']}"
-    fix = "only phantoms and test destinations get its results" if synthetic else ""
-    yield Check("bundle", WARNING if synthetic else GOOD, said, fix)
+    said = f"{bundle.name} {bundle.version} ({bundle.sha256[:12]}), data: {bundle.data}"
+    fix = "only phantoms and test destinations get its results" if bundle.synthetic else ""
+    yield Check("bundle", WARNING if bundle.synthetic else GOOD, said, fix)
     if golden:
-        agrees, message = verify_bundle(infer.bundle)
-        yield Check(
-            "golden case", GOOD if agrees else FAULT, message, "" if agrees else "do not use this machine; see RUNBOOK"
-        )
+        yield _golden_case(predictor)
+
+
+def _golden_case(predictor: BundlePredictor) -> Check:
+    try:
+        return Check("golden case", GOOD, predictor.prove())
+    except NodeError as error:
+        return Check("golden case", FAULT, str(error), "do not use this machine; see RUNBOOK")
+    finally:
+        predictor.close()
 
 
 def _libraries() -> Check:

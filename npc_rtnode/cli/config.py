@@ -13,12 +13,29 @@ app = typer.Typer(help="Settings.", no_args_is_help=True)
 
 @app.command()
 def check(config: Config = None, as_json: AsJson = False) -> None:
-    """Read the settings and say whether they hold; all mistakes are told at once."""
+    """Read the settings, the rule set and the bundle's manifest, and say whether they hold; nothing is started."""
+    from npc_rtnode.adapters.predictor import BundlePredictor
+    from npc_rtnode.adapters.rules import load_rule_file
+
     settings = settings_of(config)
+    rules, bundle = load_rule_file(settings.select.rules), BundlePredictor(settings.infer).statement()
     if as_json:
-        answer({"ok": True, "content_hash": content_hash(settings), "settings": settings.model_dump(mode="json")})
+        answer(
+            {
+                "ok": True,
+                "content_hash": content_hash(settings),
+                "rules": {"name": rules.name, "hash": rules.hash},
+                "bundle": {key: getattr(bundle, key) for key in ("name", "version", "data", "sha256")},
+                "settings": settings.model_dump(mode="json"),
+            }
+        )
         return
-    out().print(f"settings are good; destinations: {', '.join(d.name for d in settings.destinations) or 'none'}")
+    said = [
+        f"settings are good; destinations: {', '.join(d.name for d in settings.destinations) or 'none'}",
+        f"rule set {rules.name}, hash {rules.hash}",
+        f"bundle {bundle.name} {bundle.version}, data: {bundle.data}, sha256 {bundle.sha256}",
+    ]
+    out().print("\n".join(said), markup=False)
 
 
 @app.command()

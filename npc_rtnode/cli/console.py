@@ -71,8 +71,11 @@ def _cell(value: object) -> Any:
     return Text("" if value is None else str(value))
 
 
-def lines(done: Iterable[str], dry_run: bool) -> None:
+def lines(done: Sequence[str], dry_run: bool, as_json: bool = False) -> None:
     """What a changing verb did, or would do."""
+    if as_json:
+        answer({"dry_run": dry_run, "done": list(done)})
+        return
     for line in done:
         out().print(f"would do: {line}" if dry_run else line, markup=False)
 

@@ -178,7 +178,8 @@ def _send(site: Site, files: list[Path]) -> None:
     refused = [result for result in send_files(files, node, "DEMO_PACS") if not result.stored]
     if refused:
         raise DemoFault(
-            f"{len(refused)} of {len(files)} instances were refused: {refused[0].error or refused[0].status}"
+            f"{len(refused)} of {len(files)} instances were refused: "
+            f"{refused[0].error or f'status 0x{refused[0].status or 0:04X}'}"
         )
 
 

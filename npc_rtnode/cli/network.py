@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from npc_rtnode.cli.console import AsJson, Config, DryRun, answer, err, out, settings_of
-from npc_rtnode.errors import ConfigFault, ObjectRefused
+from npc_rtnode.errors import ConfigFault, Forbidden, ObjectRefused
 from npc_rtnode.settings import Destination, Settings
 
 if TYPE_CHECKING:
@@ -44,11 +44,16 @@ def send(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """C-STORE files to a peer, for tests and backfill; exit 62 when it refuses any."""
+    """C-STORE files to a peer, for tests and backfill; exit 62 when it refuses any.
+
+    Results of this node go to a configured destination with `test = true` alone; `resend` is the way for the others.
+    """
     from npc_rtnode.adapters.dicom.sender import send_files
 
     destination = _destination(settings_of(config), peer, aet, aec)
     paths = sorted(p for f in files for p in ([f] if f.is_file() else f.rglob("*")) if p.is_file())
+    if not (destination.test and aec is None):
+        _refuse_results(paths)
     if dry_run:
         out().print(
             f"would send {len(paths)} files to {destination.ae_title}@{destination.host}:{destination.port}",
@@ -67,6 +72,24 @@ def send(
         err().print(f"{result.path}: {_why(result)}", markup=False)
     if refused:
         raise ObjectRefused(f"{len(refused)} of {len(results)}")
+
+
+def _refuse_results(paths: list[Path]) -> None:
+    """ADR 0006: no verb carries a held result to a system that patients are treated from, and files forget their hold.
+
+    Raises Forbidden, or Unreadable for what is no DICOM file, before anything is sent.
+    """
+    from pydicom.tag import Tag
+
+    from npc_rtnode.adapters.dicom.identity import CREATOR_UID, raw_bytes, read_raw
+
+    creators = [raw_bytes(read_raw(path, ["InstanceCreatorUID"]), Tag("InstanceCreatorUID")) for path in paths]
+    own = sum(creator.rstrip(b"\0 ") == CREATOR_UID.encode("ascii") for creator in creators)
+    if own:
+        raise Forbidden(
+            f"{own} of {len(paths)} files are results of this node. `npc-rtnode resend` sends a result that may be "
+            "sent; by `send` it goes to a configured destination with test = true alone, named as in the settings."
+        )
 
 
 def _why(result: FileOutcome) -> str:

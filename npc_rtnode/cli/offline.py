@@ -14,7 +14,7 @@ from npc_rtnode.app import utc_now
 from npc_rtnode.cli.rules import series_below
 from npc_rtnode.domain.gates import GateResult, Outcome, before_writing, may_send
 from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
-from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.domain.records import WorkIdentity, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.domain.selection import decide
@@ -26,7 +26,10 @@ View = dict[str, Any]
 
 
 def process(folder: Path, output: Path, settings: Settings, rules: str | None) -> list[View]:
-    """Every eligible series below `folder`; objects go to `output`, one folder a series; NothingEligible if none."""
+    """Every eligible series below `folder`; objects go to `output`, one folder a series; NothingEligible if none.
+
+    Objects of which a gate holds are reported and not written: on disk nothing tells them from good ones.
+    """
     reader, rule_set = DicomSeriesReader(), load_rule_file(rules or settings.select.rules)
     series = series_below(folder)
     eligible = {
@@ -53,20 +56,23 @@ class _Offline:
 
     def do(self, series_uid: str, files: list[Path], output: Path) -> View:
         volume = self._reader.volume(files)
-        prediction = self._predictor.predict(volume)
+        bundle = self._predictor.statement()
+        prediction = self._predictor.predict(volume, bundle)
         by_uid = {header.sop_uid: path for header, path in zip(self._reader.headers(files), files, strict=True)}
         sources = [by_uid[header.sop_uid] for header in volume.stack.slices]
         gates = before_writing(volume.stack, prediction.mask, prediction)
         written: tuple[WrittenObject, ...] = ()
         phantom = self._reader.is_phantom(sources)
         if _passes(gates):
-            plan = self._plan(series_uid, [(h.sop_uid, h.sha256) for h in volume.stack.slices], prediction, phantom)
+            inputs = [(h.sop_uid, h.sha256) for h in volume.stack.slices]
+            plan = self._plan(series_uid, inputs, Answer(prediction, bundle), phantom)
             written = DicomObjects().write(volume.stack, sources, prediction, plan)
             gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
-        open_to_all = may_send(self._predictor.statement().synthetic, phantom, destination_is_test=False)
+        open_to_all = may_send(bundle.synthetic, phantom, destination_is_test=False)
         name = input_digest([(series_uid, h.sha256) for h in volume.stack.slices])[:12]
         target = output / name if open_to_all else output / NOT_FOR_PATIENTS / name
-        _save(target, written)
+        if _passes(gates):
+            _save(target, written)
         return {
             "series_uid": series_uid,
             "stage": prediction.stage,
@@ -75,13 +81,11 @@ class _Offline:
             "released": _passes(gates) and open_to_all,
             "failed": not _passes(gates),
             "gates": [{"gate": g.name, "outcome": g.outcome, "message": g.message} for g in gates],
-            "folder": str(target),
+            "folder": str(target) if _passes(gates) else None,
         }
 
-    def _plan(
-        self, series_uid: str, inputs: list[tuple[str, str]], prediction: Prediction, phantom: bool
-    ) -> ObjectPlan:
-        settings, bundle, now = self._settings, self._predictor.statement(), utc_now()
+    def _plan(self, series_uid: str, inputs: list[tuple[str, str]], answer: Answer, phantom: bool) -> ObjectPlan:
+        settings, bundle, now = self._settings, answer.bundle, utc_now()
         # Without a ledger no earlier run is known, so the time is part of the key: every run makes objects of its own.
         moment = digest_of([content_hash(settings), "run", now.isoformat()])
         work = WorkIdentity(series_uid, input_digest(inputs), bundle.sha256, moment)
@@ -94,7 +98,7 @@ class _Offline:
             bundle=bundle,
             software_version=__version__,
             indication="not judged: run without the network, on the word of whoever ran it",
-            findings=prediction.findings,
+            findings=answer.prediction.findings,
             phantom=phantom,
             result_revision=1,
         )

@@ -14,10 +14,11 @@ from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import report_facts, structure_facts
 from npc_rtnode.adapters.phantoms import PhantomStudy
 from npc_rtnode.adapters.predictions import PredictionFolder
-from npc_rtnode.domain.gates import ContourFacts
+from npc_rtnode.domain.gates import ContourFacts, ReportFacts
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.rasterising import PlacedRing, dice, rasterise
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
+from npc_rtnode.domain.vocabulary import CT_CATEGORIES
 
 VOLUME_TOLERANCE_CC = 0.001
 View = dict[str, Any]
@@ -41,19 +42,18 @@ def _contents(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], di
     stack = stack_of(DicomSeriesReader().headers(study.wanted))
     mask = rasterise(placed(structure.contours, stack), stack).mask
     overlap, volume = dice(mask, study.mask), float(mask.sum()) * stack.grid.voxel_cc
-    said = max(report.probabilities, key=lambda stage: report.probabilities[stage])
+    said, agrees = _stage(report, study.stage)
     same = _read(tps[0]).encoded == at_pacs[ObjectKind.RTSTRUCT].encoded
     return [
         _check("grid of the truth", "same" if _same_grid(study, stack) else "other", "same", _same_grid(study, stack)),
         _check("GTV Dice against truth", round(overlap, 4), f">= {dice_least}", overlap >= dice_least),
-        _check("T-stage in the SR", f"{said} p={report.probabilities[said]:.2f}", study.stage, said == study.stage),
+        _check("T-stage in the SR", said, f"c{study.stage}, or a set with it", agrees),
         _check(
             "volume SR / contours, cc",
             f"{report.volume_cc:.3f} / {volume:.3f}",
             "equal",
             _near(report.volume_cc, volume),
         ),
-        _check("truth's volume, cc", round(study.volume_cc, 3), "-", True),
         _check(
             "SR measures this RTSTRUCT",
             report.measured_from == structure.sop_uid,
@@ -68,6 +68,15 @@ def _contents(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], di
             _unapproved(structure, report),
         ),
     ]
+
+
+def _stage(report: ReportFacts, truth: str) -> tuple[str, bool]:
+    """What the SR says of the stage: one coded category, or the set it calls uncertain; whether truth is in it."""
+    if report.category is not None:
+        said = next((stage for stage, code in CT_CATEGORIES.items() if code.value == report.category), "unknown")
+        return f"c{said}", said == truth
+    text = next((text for text in report.texts if text.startswith("uncertain")), "nothing")
+    return text, f"c{truth}" in text.replace(":", " ").split()
 
 
 def placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
@@ -107,6 +116,6 @@ def write_page(folder: Path, view: View, tps: Sequence[Path], wanted: Sequence[P
     structure, volume = structure_facts(_read(tps[0])), DicomSeriesReader().volume(wanted)
     page = page_of(view, structure, placed(structure.contours, volume.stack), volume)
     stored = PredictionFolder(folder / "home" / "work").load(selected(view)["jobs"][-1]["work_key"])
-    page = replace(page, probability=stored.probability if stored else None)
+    page = replace(page, probability=stored.prediction.probability if stored else None)
     (folder / "study.html").write_text(render(page), "utf-8")
     (folder / "study.png").write_bytes(picture(page))

@@ -10,7 +10,7 @@ import typer
 
 from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of
 from npc_rtnode.domain.indication import INDICATION_KEYWORDS, judge_indication, texts_of
-from npc_rtnode.domain.selection import RuleSet, decide
+from npc_rtnode.domain.selection import RuleSet, decide, shown
 from npc_rtnode.errors import NothingEligible, Unreadable
 
 app = typer.Typer(help="Selection rules.", no_args_is_help=True)
@@ -76,5 +76,6 @@ def _judge(uid: str, files: list[Path], rule_set: RuleSet, patterns: tuple[str, 
 
 
 def _told(series: dict[str, Any]) -> list[str]:
-    head = f"{series['came_to'].upper()}  {series['description'] or '(no description)'}  {series['files']} files"
+    described = shown(series["description"]) if series["description"] else "(no description)"
+    head = f"{series['came_to'].upper()}  {described}  {series['files']} files"
     return [head, *(f"  {v['truth']:<8}{v['rule']}: {v['because']}" for v in series["verdicts"]), ""]

@@ -99,24 +99,28 @@ def _deliveries(job: View) -> list[View]:
 
 def _story(view: View, history: list[View]) -> list[str]:
     story = [f"study {view['study']}, first received {view['first_received_at']}"]
+    story += [f"HELD by {view['hold']}"] if view["hold"] else []
     for series in view["series"]:
         story += ["", *_series_story(series)]
         for job in series["jobs"]:
             story += ["", *_job_story(job)]
     story += ["", "what happened"]
-    story += [f"  {e['at']}  {e['subject']:<12} {_step(e):<44} {e['actor']}" for e in history]
+    story += [f"  {e['at']}  {e['actor']:<14} {e['subject']:<12} {_step(e)}" for e in history]
     return [*story, "", NOTICE]
 
 
 def _step(event: View) -> str:
-    return f"{event['event']}: {event['from'] or '-'} -> {event['to'] or '-'}"
+    change = f" {event['from'] or '-'} -> {event['to']}" if event["to"] else ""
+    detail = " ".join(f"{key}={value}" for key, value in event["detail"].items() if value not in (None, [], ""))
+    return f"{event['event']}{change}  {detail}".rstrip()
 
 
 def _series_story(series: View) -> list[str]:
     word = [f"  an operator said  {series['operators_word']}"] if series["operators_word"] else []
     return [
         f"series {series['series']}, revision {series['revision']}, {series['modality']}: {series['state']}",
-        f"  received          {series['instances']} instances from {', '.join(series['from'])}",
+        f"  received          {series['instances']} instances",
+        *(_association_story(association) for association in series["associations"]),
         f"  called            {series['called_ae']}",
         f"  closed            {series['closed_because'] or 'not yet'}",
         *word,
@@ -124,6 +128,11 @@ def _series_story(series: View) -> list[str]:
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
     ]
+
+
+def _association_story(one: View) -> str:
+    refused = f", {one['images_refused']} images refused" if one["images_refused"] else ""
+    return f"  association       {one['calling_ae']} at {one['peer_ip']}, {one['opened_at']}, {one['ended']}{refused}"
 
 
 def _job_story(job: View) -> list[str]:

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from npc_rtnode.adapters.database import schema
-from npc_rtnode.adapters.database.desk import Resending, Word
+from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
-from npc_rtnode.cli.console import Config, DryRun, Reason, Study, lines, operator, settings_of
+from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
 from npc_rtnode.domain.gates import may_send
-from npc_rtnode.domain.indication import judge_indication
 from npc_rtnode.settings import Settings
 
 
@@ -34,19 +33,30 @@ def _word(reason: str, dry_run: bool) -> Word:
     return Word(operator(), reason, utc_now(), dry_run)
 
 
-def release(study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False) -> None:
-    """Let go what is held. For a held series this is your word that the study is indicated for NPC."""
-    lines(_station(config).desk.release(study, _word(reason, dry_run)), dry_run)
+def release(
+    study: Study,
+    reason: Reason,
+    series: Annotated[int | None, typer.Option(help="One series, by its number in `studies show`.")] = None,
+    job: Annotated[int | None, typer.Option(help="One job, by its number in `studies show`.")] = None,
+    config: Config = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let go one thing that is held. For a held series it is your word on the doubts told, and on no others."""
+    done = _station(config).desk.release(study, _word(reason, dry_run), Only(series, job))
+    lines(done, dry_run, as_json)
 
 
-def hold(study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False) -> None:
-    """Keep back whatever has not been sent."""
-    lines(_station(config).desk.hold(study, _word(reason, dry_run)), dry_run)
+def hold(study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Keep a study back: nothing more of it is begun or sent until it is released."""
+    lines(_station(config).desk.hold(study, _word(reason, dry_run)), dry_run, as_json)
 
 
-def retry(study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False) -> None:
-    """Try failed work again."""
-    lines(_station(config).desk.retry(study, _word(reason, dry_run)), dry_run)
+def retry(
+    study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Try failed work again: deliveries that failed, or the job from its beginning if there is nothing to deliver."""
+    lines(_station(config).desk.retry(study, _word(reason, dry_run)), dry_run, as_json)
 
 
 def resend(
@@ -55,10 +65,11 @@ def resend(
     to: Annotated[list[str] | None, typer.Option("--to", help="Destination by name; all of them without it.")] = None,
     config: Config = None,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send the stored objects again: the same bytes under the same UIDs."""
     station = _station(config)
-    lines(station.desk.resend(study, _word(reason, dry_run), _resending(station.settings, to or [])), dry_run)
+    lines(station.desk.resend(study, _word(reason, dry_run), _resending(station.settings, to or [])), dry_run, as_json)
 
 
 def reprocess(
@@ -69,13 +80,14 @@ def reprocess(
     ],
     config: Config = None,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Do a study again. A new result revision comes only if something that shapes its objects has changed."""
     station, word = _station(config), _word(reason, dry_run)
     if start is From.SELECT:
-        lines(station.desk.reconsider(study, word), dry_run)
+        lines(station.desk.reconsider(study, word), dry_run, as_json)
         return
-    lines(_order_again(station, study, word), dry_run)
+    lines(_order_again(station, study, word), dry_run, as_json)
 
 
 def _order_again(station: Station, study: str, word: Word) -> list[str]:
@@ -84,9 +96,8 @@ def _order_again(station: Station, study: str, word: Word) -> list[str]:
     policy = station.policy(BundlePredictor(station.settings.infer))
     done = []
     for series in station.desk.selected(study):
-        called = series.called_ae in policy.npc_called_aes
-        said = judge_indication(called, {}, policy.indication_text, f"{word.actor}: {word.reason}")
-        done.append(station.desk.order(series.series_id, policy.order(series, said.because), word))
+        indication = station.queries.indication(series.series_id)
+        done.append(station.desk.order(series.series_id, policy.order(series, indication), word))
     return done or [f"no series of study {study} is selected: see --from select"]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from npc_rtnode.domain.geometry import identity_findings, judge_stack
@@ -27,6 +26,12 @@ class Kind(StrEnum):
 IDENTITY_CODES = frozenset({"MIXED_PATIENT", "MIXED_STUDY"})
 """Findings that forbid any use of the series."""
 
+RELEASABLE_CODES = frozenset({"COUNT_SHORT", "ABORTED", "REFUSED"})
+"""Partial by these alone, a person may declare the series complete.
+
+A gap is never released: a contour would be drawn through anatomy that nobody sent.
+"""
+
 INCOMPLETE_CODES = frozenset({"GAP", "COUNT_SHORT"})
 """Findings that further slices can heal."""
 
@@ -40,14 +45,6 @@ class Completeness:
     kind: Kind
     findings: tuple[Finding, ...] = ()
 
-    @property
-    def can_be_released(self) -> bool:
-        """Whether a person may declare this partial series complete: the count alone speaks against it.
-
-        A gap is never released: a contour would be drawn through anatomy that nobody sent.
-        """
-        return self.kind is Kind.PARTIAL and {finding.code for finding in self.findings} == {"COUNT_SHORT"}
-
 
 def judge(headers: Sequence[SliceHeader], image_series: bool) -> Completeness:
     """Judge what was received of a series; `image_series` is False for RTSTRUCT, SR, PR and other non-images."""
@@ -57,12 +54,25 @@ def judge(headers: Sequence[SliceHeader], image_series: bool) -> Completeness:
     return Completeness(_kind({finding.code for finding in findings}), findings)
 
 
-def is_quiet(last_received: datetime, now: datetime, quiet_s: float) -> bool:
-    """Whether nothing new has come for `quiet_s` seconds; both times aware UTC.
+def transfer_doubts(cut_short: str | None, refused: int) -> list[Finding]:
+    """What the transfer itself leaves open: an association that did not end by release, images that were not taken.
 
-    A clock that was set back counts as not quiet: waiting longer is harmless.
+    A contiguous part of a stack looks whole to geometry; only the sender's own end tells that it was all.
     """
-    return (now - last_received).total_seconds() >= quiet_s
+    doubts = []
+    if cut_short:
+        doubts.append(Finding("ABORTED", f"the association that sent it was {cut_short} before it was released"))
+    if refused:
+        said = f"{refused} images of its association were refused and have not come since"
+        doubts.append(Finding("REFUSED", said, float(refused), 0.0))
+    return doubts
+
+
+def doubted(completeness: Completeness, doubts: Sequence[Finding]) -> Completeness:
+    """The judgement in the light of the transfer: a stack that looks whole is partial while there is a doubt."""
+    if not doubts or completeness.kind not in {Kind.WHOLE, Kind.PARTIAL}:
+        return completeness
+    return Completeness(Kind.PARTIAL, (*completeness.findings, *doubts))
 
 
 def _judge_non_image(headers: Sequence[SliceHeader]) -> Completeness:

@@ -6,7 +6,7 @@ Nothing here reads DICOM; adapters/dicom/verify brings the facts. A HOLD keeps b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Final
 
@@ -29,6 +29,9 @@ POLYGON_MOST: Final = 0.02  # relative error of area times slice distance, from 
 DS_MOST: Final = 16  # characters in a Decimal String, PS3.5 6.2
 PROBABILITY_SUM_MOST: Final = 1e-9
 VOLUME_MOST_CC: Final = 0.001  # both objects round to three decimals
+
+RELEASABLE: Final = frozenset({"BORDER_SLICE"})
+"""Holds that a person may release after looking; every other hold says that the result itself cannot be trusted."""
 
 
 class Outcome(StrEnum):
@@ -66,10 +69,25 @@ class ContourFacts:
 
 
 @dataclass(frozen=True)
-class StructureFacts:
-    """An RTSTRUCT as read back: identity maps keyword to raw bytes."""
+class InstanceFacts:
+    """Which instance an object says it is."""
 
+    sop_class_uid: str
     sop_uid: str
+    series_uid: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class StructureFacts:
+    """An RTSTRUCT as read back: identity and optional map keyword to raw bytes, item_counts sequence to its items.
+
+    series_uid is the referenced one, instance.series_uid the object's own.
+    """
+
+    instance: InstanceFacts
+    item_counts: Mapping[str, int]
+    roi_name: str
     approval: str
     interpreted_type: str
     roi_volume_cc: float
@@ -81,13 +99,20 @@ class StructureFacts:
     frames_of_reference: tuple[str, ...]
     longest_ds: int
     identity: Mapping[str, bytes]
+    optional: Mapping[str, bytes]
     labels: Mapping[str, str]
+
+    @property
+    def sop_uid(self) -> str:
+        """Of the structure set."""
+        return self.instance.sop_uid
 
 
 @dataclass(frozen=True)
 class ReportFacts:
     """An SR as read back: probabilities by stage, the coded category's value, all text said."""
 
+    instance: InstanceFacts
     verification: str
     preliminary: str
     completion: str
@@ -98,26 +123,27 @@ class ReportFacts:
     measured_from: str
     evidence: frozenset[str]
     identity: Mapping[str, bytes]
+    optional: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the objects should say."""
+    """What the objects should say. series_uids: of the source images as their files state it, which must be one."""
 
     stack: Stack
     mask: Mask
     content: ReportContent
+    structure: InstanceFacts
+    report: InstanceFacts
+    roi_name: str
+    series_uids: frozenset[str]
     identity: Mapping[str, bytes] = field(default_factory=dict)
+    optional: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
     """Objects of a bundle trained on phantoms leave for phantoms' series or test destinations alone."""
     return not synthetic or phantom or destination_is_test
-
-
-def released(results: Iterable[GateResult]) -> bool:
-    """Whether no gate holds."""
-    return all(result.outcome is not Outcome.HOLD for result in results)
 
 
 def gate_error(name: str, error: Exception) -> GateResult:
@@ -129,21 +155,34 @@ def gate_error(name: str, error: Exception) -> GateResult:
 
 
 def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
-    """Shape, emptiness, borders and the limits of training; a hold here means that no object can be written."""
+    """Shape, emptiness, borders, limits of training. After a hold outside RELEASABLE no object can be written."""
     if mask.shape != stack.grid.shape:
         return (GateResult("MASK_SHAPE", Outcome.HOLD, f"mask {mask.shape} is not on the grid {stack.grid.shape}"),)
     if not mask.any():
         return (GateResult("EMPTY_MASK", Outcome.HOLD, "nothing was outlined; that is never 'no lesion'", 0.0),)
     limits = tuple(GateResult(f.code, Outcome.WARN, f.message, f.value, f.limit) for f in prediction.findings)
-    return (_border(mask), *limits)
+    return (_border_slice(mask), _border_touch(mask), *limits)
 
 
-def _border(mask: Mask) -> GateResult:
-    faces = [face for axis in range(3) for face in (mask.take(0, axis), mask.take(-1, axis))]
-    touching = sum(int(np.count_nonzero(face)) for face in faces)
+def _border_slice(mask: Mask) -> GateResult:
+    touching = _on_faces(mask, (0,))
+    said = "the outline reaches the first or last slice: the series may be cut off; a person decides"
+    if not touching:
+        return GateResult("BORDER_SLICE", Outcome.PASS, "clear of the first and last slice", 0.0, 0.0)
+    return GateResult("BORDER_SLICE", Outcome.HOLD, said, float(touching), 0.0)
+
+
+def _border_touch(mask: Mask) -> GateResult:
+    touching = _on_faces(mask, (1, 2))
     outcome = Outcome.WARN if touching else Outcome.PASS
-    said = "the outline reaches the edge of the volume and may be cut off" if touching else "clear of the edges"
+    said = "the outline reaches the edge of the image and may be cut off" if touching else "clear of the image edges"
     return GateResult("BORDER_TOUCH", outcome, said, float(touching), 0.0)
+
+
+def _on_faces(mask: Mask, axes: Iterable[int]) -> int:
+    """Voxels of the mask at either end of these axes."""
+    faces = (face for axis in axes for face in (mask.take(0, axis), mask.take(-1, axis)))
+    return sum(int(np.count_nonzero(face)) for face in faces)
 
 
 # --- the structure set ------------------------------------------------------------------------------------------------
@@ -152,13 +191,18 @@ def _border(mask: Mask) -> GateResult:
 def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
     """All gates on the RTSTRUCT."""
     return (
+        _judge_instance("INSTANCE_RTSTRUCT", facts.instance, expected.structure),
+        _judge_item_counts(facts.item_counts),
         *_judge_geometry(facts, expected),
         _judge_references(facts, expected.stack),
+        _judge_series(facts.series_uid, expected.series_uids),
         _judge_contours(facts.contours),
         _judge_frames(facts, expected.stack),
         _judge_identity("IDENTITY_RTSTRUCT", facts.identity, expected.identity),
+        _judge_optional("OPTIONAL_RTSTRUCT", facts.optional, expected.optional),
         _equal("APPROVAL", facts.approval, "UNAPPROVED"),
         _equal("ROI_TYPE", facts.interpreted_type, "GTV"),
+        _equal("ROI_NAME", facts.roi_name, expected.roi_name),
         _holds_if("ROI_NUMBERS", len(set(facts.roi_numbers)) != 1, "one ROI number in all three sequences"),
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
         _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
@@ -206,6 +250,18 @@ def _judge_references(facts: StructureFacts, stack: Stack) -> GateResult:
     return GateResult("REFERENCES", Outcome.PASS if right else Outcome.HOLD, said, float(bad), 0.0)
 
 
+def _judge_item_counts(counts: Mapping[str, int]) -> GateResult:
+    """Only one item of each of these is judged, so a second one would leave unjudged."""
+    off = sorted(f"{keyword} {count}" for keyword, count in counts.items() if count != 1)
+    said = "items other than one: " + ", ".join(off) if off else "one item in every sequence that is to have one"
+    return _holds_if("ONE_ITEM", bool(off) or not counts, said)
+
+
+def _judge_series(found: str, wanted: frozenset[str]) -> GateResult:
+    right = bool(found) and wanted == {found}
+    return _holds_if("REFERENCED_SERIES", not right, "the referenced series is the one that the image files state")
+
+
 def _judge_contours(contours: Sequence[ContourFacts]) -> GateResult:
     bad = sum(
         1
@@ -229,6 +285,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
     off_volume = abs(facts.volume_cc - structure.roi_volume_cc)
     flags = f"{facts.verification}, {facts.preliminary}, {facts.completion}"
     return (
+        _judge_instance("INSTANCE_SR", facts.instance, expected.report),
         _equal("VERIFICATION", flags, "UNVERIFIED, PRELIMINARY, COMPLETE"),
         _at_most("PROBABILITY_SUM", off_sum, PROBABILITY_SUM_MOST, "between the probabilities' sum and 1"),
         _at_most("SR_VOLUME", off_volume, VOLUME_MOST_CC, "cc between the SR's volume and ROIVolume"),
@@ -236,6 +293,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
         _equal("MEASURED_FROM", facts.measured_from, structure.sop_uid),
         _judge_evidence(facts, structure, expected.stack),
         _judge_identity("IDENTITY_SR", facts.identity, expected.identity),
+        _judge_optional("OPTIONAL_SR", facts.optional, expected.optional),
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
     )
 
@@ -264,6 +322,19 @@ def _judge_identity(name: str, found: Mapping[str, bytes], wanted: Mapping[str, 
     outcome = Outcome.HOLD if off or not wanted else Outcome.PASS
     said = "differs from the images in " + ", ".join(off) if off else "patient and study as in the images"
     return GateResult(name, outcome, said, float(len(off)), 0.0)
+
+
+def _judge_optional(name: str, found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> GateResult:
+    """Raw bytes of what an object may leave out, but must not say differently; only keywords are named."""
+    off = sorted(keyword for keyword, value in found.items() if value and value != wanted.get(keyword, b""))
+    said = "differs from the images in " + ", ".join(off) if off else "as in the images, or absent"
+    return GateResult(name, Outcome.HOLD if off else Outcome.PASS, said, float(len(off)), 0.0)
+
+
+def _judge_instance(name: str, found: InstanceFacts, wanted: InstanceFacts) -> GateResult:
+    off = [item.name for item in fields(wanted) if getattr(found, item.name) != getattr(wanted, item.name)]
+    said = "not as planned: " + ", ".join(off) if off else "SOP Class, instance, series and modality as planned"
+    return _holds_if(name, bool(off), said)
 
 
 def _judge_notice(name: str, texts: Iterable[str], content: ReportContent) -> GateResult:

@@ -19,7 +19,7 @@ class SeriesState(StrEnum):
     SELECTED = "SELECTED"  # a job exists
     HELD = "HELD"  # waits for a person's word
     SET_ASIDE = "SET_ASIDE"  # not for this node, with reasons
-    QUARANTINED = "QUARANTINED"  # must not be used: conflicting bytes, two patients
+    QUARANTINED = "QUARANTINED"  # must not be used: conflicting bytes, two patients, unreadable
     SUPERSEDED = "SUPERSEDED"  # a later revision of the same series took its place
 
 
@@ -87,6 +87,8 @@ SERIES: Life = {
         Event.CLOSED_WHOLE: _S.COMPLETE,
         Event.CLOSED_PARTIAL: _S.STALLED,
         Event.CONFLICT_FOUND: _S.QUARANTINED,
+        Event.QUARANTINED: _S.QUARANTINED,
+        Event.POSTPONED: _S.RECEIVING,
         Event.INTERRUPTED: _S.RECEIVING,
     },
     _S.STALLED: {
@@ -120,12 +122,12 @@ SERIES: Life = {
         Event.SUPERSEDED: _S.SUPERSEDED,
         Event.RECONSIDERED: _S.COMPLETE,
     },
-    _S.QUARANTINED: {},
+    _S.QUARANTINED: {Event.RECONSIDERED: _S.RECEIVING},
     _S.SUPERSEDED: {},
 }
 
 JOB: Life = {
-    _J.QUEUED: {Event.BEGUN: _J.PREDICTING, Event.CANCELLED: _J.CANCELLED, Event.HELD: _J.HELD},
+    _J.QUEUED: {Event.BEGUN: _J.PREDICTING, Event.CANCELLED: _J.CANCELLED},
     _J.PREDICTING: {
         Event.DONE: _J.PREDICTED,
         Event.HELD: _J.HELD,
@@ -133,8 +135,9 @@ JOB: Life = {
         Event.INTERRUPTED: _J.QUEUED,
         Event.FAILED: _J.FAILED,
         Event.QUARANTINED: _J.QUARANTINED,
+        Event.CANCELLED: _J.CANCELLED,
     },
-    _J.PREDICTED: {Event.BEGUN: _J.WRITING, Event.CANCELLED: _J.CANCELLED, Event.HELD: _J.HELD},
+    _J.PREDICTED: {Event.BEGUN: _J.WRITING, Event.CANCELLED: _J.CANCELLED},
     _J.WRITING: {
         Event.DONE: _J.WRITTEN,
         Event.HELD: _J.HELD,
@@ -142,12 +145,14 @@ JOB: Life = {
         Event.INTERRUPTED: _J.PREDICTED,
         Event.FAILED: _J.FAILED,
         Event.QUARANTINED: _J.QUARANTINED,
+        Event.CANCELLED: _J.CANCELLED,
     },
     _J.WRITTEN: {
         Event.ALL_SENT: _J.DELIVERED,
         Event.HELD: _J.HELD,
         Event.FAILED: _J.FAILED,
         Event.RESENT: _J.WRITTEN,
+        Event.CANCELLED: _J.CANCELLED,
     },
     _J.HELD: {Event.RELEASED: _J.WRITTEN, Event.CANCELLED: _J.CANCELLED, Event.RETRIED: _J.QUEUED},
     _J.DELIVERED: {Event.RESENT: _J.WRITTEN},

@@ -48,3 +48,11 @@ class Prediction:
     def stage(self) -> str:
         """The most probable TStage."""
         return T_STAGES[int(np.argmax(self.stage_probabilities))]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction and the very bundle that gave it: whatever is written of it later names this bundle and no other."""
+
+    prediction: Prediction
+    bundle: BundleStatement

@@ -207,6 +207,9 @@ class OpenSeries:
     inputs: tuple[tuple[str, str], ...]
     last_received_at: datetime
     operators_word: str | None = None
+    waived: tuple[str, ...] = ()  # the doubts that the operator's word was given on, in the words they were told
+    doubts: tuple[Finding, ...] = ()  # what the transfer itself leaves open: aborted, images refused
+    rivals: tuple[int, ...] = ()  # other series of the study that were selected already
 
     @property
     def seen(self) -> int:
@@ -259,7 +262,6 @@ class JobInHand:
     settings_hash: str
     indication: str
     content_at: datetime
-    supersedes_delivered: bool
 
 
 @dataclass(frozen=True, slots=True)

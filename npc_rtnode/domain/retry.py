@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from npc_rtnode.errors import InferenceCrashed, NodeError
+from npc_rtnode.errors import BundleFault, DiskLow, InferenceCrashed, NodeError, NodeStopping
+
+OTHER_ORDER = "bundle or settings have changed since the job was queued; its series is ordered anew"
+"""Why a job is replaced instead of tried: it could only become something else than its work key says."""
 
 CRASH_LIMIT = 3
 """A piece of work whose worker died this often is quarantined: the input itself is the likely cause."""
@@ -20,6 +23,7 @@ class Postpone:
 
     until: datetime
     because: str
+    counts: bool = True  # whether this try is one of those that are limited
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     `attempts` counts this one; `since` is when the work was first due.
     """
     because = describe(error)
+    if isinstance(error, NodeStopping):
+        return Postpone(now, because, counts=False)
+    if isinstance(error, (DiskLow, BundleFault)):  # nothing is wrong with the work; it waits until the house is mended
+        return Postpone(now + timedelta(seconds=policy.longest_s), because, counts=False)
     if not (isinstance(error, NodeError) and error.transient):
         return GiveUp(because)
     if isinstance(error, InferenceCrashed) and attempts >= CRASH_LIMIT:

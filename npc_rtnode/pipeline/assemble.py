@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from npc_rtnode import log
-from npc_rtnode.domain.completeness import Completeness, Kind, judge
+from npc_rtnode.domain.completeness import Completeness, Kind, doubted, judge
 from npc_rtnode.domain.lifecycle import Event
 from npc_rtnode.domain.records import Closing, OpenSeries
 from npc_rtnode.domain.retry import describe
-from npc_rtnode.errors import Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, SeriesPages, SeriesReader, Spool
 
@@ -51,14 +50,12 @@ class Assembler:
             logger.info("series closed", study=series.study_reference, series=series.series_id, because=closing.because)
 
     def _give_up(self, series: OpenSeries, error: Exception) -> None:
-        self._close(series, Closing(Event.QUARANTINED, "quiet; judging it failed", (describe(error),)))
+        self._pages.trouble(series, describe(error), self._clock())
 
     def _judge(self, series: OpenSeries) -> Closing:
-        try:
-            headers = self._reader.headers([self._spool.path(sha256) for _, sha256 in series.inputs])
-        except Unreadable as error:
-            return Closing(Event.QUARANTINED, "quiet; an instance cannot be read", (f"{error.code}: {error.detail}",))
-        return _closing(judge(headers, image_series=series.modality == "MR"), series.seen)
+        headers = self._reader.headers([self._spool.path(sha256) for _, sha256 in series.inputs])
+        judged = judge(headers, image_series=series.modality == "MR")
+        return _closing(doubted(judged, series.doubts), series.seen)
 
 
 def _closing(completeness: Completeness, instances: int) -> Closing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from npc_rtnode import log
 from npc_rtnode.domain import retry
@@ -43,6 +43,7 @@ class Barrier:
     pages: WorkPages
     policy: retry.RetryPolicy
     clock: Clock
+    in_hand: set[str] = field(default_factory=set)  # lease tokens of attempts under way in this process
 
     @contextmanager
     def attempt(self, lease: Lease, study: str) -> Iterator[None]:
@@ -51,9 +52,11 @@ class Barrier:
             study=study, stage=lease.stage, subject=f"{lease.subject} {lease.subject_id}", attempt=lease.attempts
         )
         say.info("attempt begun")
+        self.in_hand.add(lease.token)
         with fault_barrier(lambda error: self._record(lease, error)):
             yield
             say.info("attempt done")
+        self.in_hand.discard(lease.token)
 
     def _record(self, lease: Lease, error: Exception) -> None:
         now = self.clock()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from npc_rtnode.domain.gates import Outcome, before_writing
+from npc_rtnode.domain.gates import RELEASABLE, Outcome, before_writing
 from npc_rtnode.domain.geometry import Volume
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.prediction import Answer, Prediction
 from npc_rtnode.domain.records import JobInHand
-from npc_rtnode.errors import BundleFault
+from npc_rtnode.domain.retry import OTHER_ORDER
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.ports import PredictionStore, Predictor, SeriesReader, Spool, WorkPages
 
@@ -26,6 +26,7 @@ class Inferrer:
     reader: SeriesReader
     predictor: Predictor
     store: PredictionStore
+    settings_hash: str
     barrier: Barrier
 
     def run(self, lease_s: float) -> bool:
@@ -39,17 +40,20 @@ class Inferrer:
 
     def _infer(self, job: JobInHand) -> None:
         bundle = self.predictor.statement()
-        if bundle.sha256 != job.bundle_hash:
-            raise BundleFault(
-                f"the job was queued for bundle {job.bundle_hash[:12]}, this node has {bundle.sha256[:12]}"
-            )
+        if (bundle.sha256, self.settings_hash) != (job.bundle_hash, job.settings_hash):
+            self.pages.replace(job.lease, OTHER_ORDER, self.barrier.clock())
+            return
         volume = self.reader.volume([self.spool.path(sha256) for _, sha256 in job.series.inputs])
-        prediction = self.predictor.predict(volume)
-        self.store.save(job.work_key, prediction)
+        prediction = self.predictor.predict(volume, bundle)
+        self.store.save(job.work_key, Answer(prediction, bundle))
+        self._record(job, volume, prediction)
+
+    def _record(self, job: JobInHand, volume: Volume, prediction: Prediction) -> None:
         results = _results(volume, prediction)
         before = before_writing(volume.stack, prediction.mask, prediction)
-        if holds := [gate.finding for gate in before if gate.outcome is Outcome.HOLD]:
-            self.pages.held(job.lease, holds, results, self.barrier.clock())
+        never = [gate for gate in before if gate.outcome is Outcome.HOLD and gate.name not in RELEASABLE]
+        if never:
+            self.pages.held(job.lease, [gate.finding for gate in never], results, self.barrier.clock())
         else:
             self.pages.predicted(job.lease, results, self.barrier.clock())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from npc_rtnode import log
 from npc_rtnode.domain.records import (
     Arrival,
@@ -11,9 +13,13 @@ from npc_rtnode.domain.records import (
     StoreOutcome,
 )
 from npc_rtnode.errors import DiskLow, LedgerUnavailable, Unreadable
+from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
 
 logger = log.get(__name__)
+_NOT_TAKEN = {StoreOutcome.UNREADABLE, StoreOutcome.MISMATCH, StoreOutcome.NO_RESOURCES}
+_IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"}
+"""MR and Enhanced MR Image Storage: one of these refused may be a slice that a series lacks."""
 
 
 class Receiver:
@@ -24,6 +30,7 @@ class Receiver:
         self._pages = pages
         self._reader = reader
         self._clock = clock
+        self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
@@ -43,12 +50,21 @@ class Receiver:
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended."""
         try:
-            self._pages.association_ended(association, how, self._clock())
+            refused = self._refused.pop(association.association_id, [])
+            self._pages.association_ended(association, how, refused, self._clock())
         except LedgerUnavailable as error:
             logger.error("end of association not recorded", because=error.code)
 
     def store(self, received: ReceivedInstance) -> StoreOutcome:
-        """Keep one instance durably, or say why not."""
+        """Keep one instance durably, or say why not; whatever goes wrong, the sender is asked to try again."""
+        outcome = StoreOutcome.NO_RESOURCES
+        with fault_barrier(lambda _error: None):
+            outcome = self._try(received)
+        if outcome in _NOT_TAKEN and received.sop_class_uid in _IMAGES:
+            self._refused[received.association.association_id].append(received.sop_uid[:64])
+        return outcome
+
+    def _try(self, received: ReceivedInstance) -> StoreOutcome:
         try:
             return self._store(received)
         except Unreadable as error:

@@ -27,6 +27,8 @@ from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, SeriesPages, SeriesReader, Spool
 
 logger = log.get(__name__)
+_INDICATION = "INDICATION_UNKNOWN"
+_SAID_SO = "released by a person"
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Policy:
     def choose(self, series: OpenSeries, attributes: SeriesAttributes) -> Choice:
         """Verdicts, decision and, where both rules say yes, the order."""
         verdicts = tuple(self.rules.evaluate(attributes))
-        indication = judge_indication(
-            series.called_ae in self.npc_called_aes, texts_of(attributes), self.indication_text, series.operators_word
-        )
-        event, reasons = _decide(verdicts, indication, series.operators_word)
+        called = series.called_ae in self.npc_called_aes
+        said = _SAID_SO if any(reason.startswith(_INDICATION) for reason in series.waived) else None
+        indication = judge_indication(called, texts_of(attributes), self.indication_text, said)
+        event, reasons = _decide(verdicts, indication, series)
         order = self.order(series, indication.because) if event is Event.SELECTED else None
         return Choice(event, (*verdicts, indication), reasons, self.rules.hash, order)
 
@@ -97,12 +99,19 @@ class Selector:
         return self._policy.choose(series, attributes)
 
 
-def _decide(verdicts: tuple[Verdict, ...], indication: Verdict, word: str | None) -> tuple[Event, tuple[str, ...]]:
-    """FALSE sets aside; UNKNOWN holds, unless a person has given their word; an unstated indication holds too."""
+def _decide(verdicts: tuple[Verdict, ...], indication: Verdict, series: OpenSeries) -> tuple[Event, tuple[str, ...]]:
+    """FALSE sets aside; what is UNKNOWN holds: a rule, the indication, or which of two candidates is meant.
+
+    A doubt that a person has given their word on, in these very words, holds no more; any other still does.
+    """
     decision = decide(verdicts)
     if decision.set_aside:
         return Event.SET_ASIDE, decision.reasons
-    unknown = () if word else decision.reasons
+    doubts = [*decision.reasons]
     if indication.truth is not Truth.TRUE:
-        unknown = (*unknown, f"INDICATION_UNKNOWN: {indication.because}")
-    return (Event.HELD, unknown) if unknown else (Event.SELECTED, ())
+        doubts.append(f"{_INDICATION}: {indication.because}")
+    if series.rivals:
+        names = ", ".join(str(number) for number in series.rivals)
+        doubts.append(f"SECOND_CANDIDATE: series {names} of this study is selected already; two would meet at the TPS")
+    left = tuple(doubt for doubt in doubts if doubt not in series.waived)
+    return (Event.HELD, left) if left else (Event.SELECTED, ())

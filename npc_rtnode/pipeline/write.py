@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npc_rtnode.domain.gates import GateResult, Outcome, may_send
+from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, may_send
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding, JobInHand, ObjectKind, ResultToCommit, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.domain.retry import OTHER_ORDER
 from npc_rtnode.errors import OutputFault
 from npc_rtnode.pipeline.attempt import Barrier
-from npc_rtnode.ports import ObjectWriter, PredictionStore, Predictor, SeriesReader, Spool, WorkPages
+from npc_rtnode.ports import ObjectWriter, PredictionStore, SeriesReader, Spool, WorkPages
 from npc_rtnode.settings import ContentSettings, Destination
 
 STAGE = "write"
@@ -51,10 +52,10 @@ class Writer:
     spool: Spool
     outbox: Spool
     reader: SeriesReader
-    predictor: Predictor
     store: PredictionStore
     objects: ObjectWriter
     letterhead: Letterhead
+    settings_hash: str
     destinations: tuple[Destination, ...]
     barrier: Barrier
 
@@ -68,21 +69,24 @@ class Writer:
         return True
 
     def _write(self, job: JobInHand) -> None:
-        case = self._case(job)
+        answer = self.store.load(job.work_key)
+        if answer is None:
+            raise OutputFault("the stored prediction is gone or damaged: `npc-rtnode retry` infers it anew")
+        if (answer.bundle.sha256, self.settings_hash) != (job.bundle_hash, job.settings_hash):
+            self.pages.replace(job.lease, OTHER_ORDER, self.barrier.clock())
+            return
+        case = self._case(job, answer)
         plan = self._plan(job, case)
         objects = self.objects.write(case.stack, case.sources, case.prediction, plan)
         gates = self.objects.judge(case.stack, case.sources, case.prediction, plan, objects)
         stored = tuple((item, self.outbox.keep([item.encoded])) for item in objects)
-        self.pages.commit_result(job.lease, self._result(job, case, stored, gates), self.barrier.clock())
+        self.pages.commit_result(job.lease, self._result(case, stored, gates), self.barrier.clock())
 
-    def _case(self, job: JobInHand) -> Case:
-        prediction = self.store.load(job.work_key)
-        if prediction is None:
-            raise OutputFault("the stored prediction is gone or damaged: `npc-rtnode retry` infers it anew")
+    def _case(self, job: JobInHand, answer: Answer) -> Case:
         by_uid = {sop_uid: self.spool.path(sha256) for sop_uid, sha256 in job.series.inputs}
         stack = stack_of(self.reader.headers(list(by_uid.values())))
         sources = tuple(by_uid[header.sop_uid] for header in stack.slices)
-        return Case(stack, sources, prediction, self.predictor.statement(), self.reader.is_phantom(sources))
+        return Case(stack, sources, answer.prediction, answer.bundle, self.reader.is_phantom(sources))
 
     def _plan(self, job: JobInHand, case: Case) -> ObjectPlan:
         return ObjectPlan(
@@ -100,27 +104,18 @@ class Writer:
         )
 
     def _result(
-        self, job: JobInHand, case: Case, stored: tuple[tuple[WrittenObject, str], ...], gates: Sequence[GateResult]
+        self, case: Case, stored: tuple[tuple[WrittenObject, str], ...], gates: Sequence[GateResult]
     ) -> ResultToCommit:
         wanted = [destination for destination in self.destinations if _kinds(destination, stored)]
-        never = [*_failed(gates), *_forbidden(case, wanted)]
-        wait = [_SUPERSEDES] if job.supersedes_delivered else []
+        failed = [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
+        never = [*(f for f in failed if f.code not in RELEASABLE), *_forbidden(case, wanted)]
+        wait = [f for f in failed if f.code in RELEASABLE]
         owed = () if never else tuple((kind, d.name) for d in wanted for kind in _kinds(d, stored))
         return ResultToCommit(stored, owed, (*never, *wait), not never, _told(case, gates))
 
 
-_SUPERSEDES = Finding(
-    "SUPERSEDES_DELIVERED",
-    "another result of this series has been delivered before: a person decides whether this one goes",
-)
-
-
 def _kinds(destination: Destination, stored: tuple[tuple[WrittenObject, str], ...]) -> list[ObjectKind]:
     return [item.kind for item, _ in stored if item.kind in destination.objects]
-
-
-def _failed(gates: Sequence[GateResult]) -> list[Finding]:
-    return [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
 
 
 def _forbidden(case: Case, wanted: Sequence[Destination]) -> list[Finding]:

@@ -79,10 +79,17 @@ class Ledger:
         received = ReceivedInstance(self.association, MR, sop_uid, "1.2.840.10008.1.2.1", b"")
         return Arrival(identity, received, digest_of([sop_uid, content]), 100)
 
+    def end(self, how: str = "released", refused: tuple[str, ...] = ()) -> None:
+        """End the association; what is received after this comes on another one."""
+        self.intake.association_ended(self.association, how, refused, self.now)
+        self.association = AssociationInfo(f"{self.association.association_id}+", "PACS", "NPC_RTNODE", "127.0.0.1")
+        self.intake.association_opened(self.association, self.now)
+
     def complete_series(self, count: int = 3, series_uid: str = "1.2.3") -> OpenSeries:
-        """`count` instances received, quiet, closed as whole."""
+        """`count` instances received, the association released, quiet, closed as whole."""
         for number in range(1, count + 1):
             self.receive(f"{series_uid}.{number}", series_uid)
+        self.end()
         self.later(QUIET_S + 1)
         (quiet,) = [series for series in self.series.quiet(self.now) if series.series_uid == series_uid]
         assert self.series.close(quiet, Closing(Event.CLOSED_WHOLE, "quiet and whole"), self.now)

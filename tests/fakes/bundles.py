@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,34 @@ class Echoing:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return Answer(voxels[1:] if wish == 6 else voxels, affine)
 
+    def verify(self) -> Any:
+        """A machine that agrees."""
+        return Golden(True, "this machine agrees with the laboratory")
+
+
+class Goldless(Echoing):
+    """A bundle without a golden case."""
+
+    def verify(self) -> Any:
+        """What numpy says then."""
+        raise FileNotFoundError("golden.npz")
+
+
+class Disagreeing(Echoing):
+    """A machine that computes something else."""
+
+    def verify(self) -> Any:
+        """Far off."""
+        return Golden(False, "this machine DISAGREES with the laboratory: Dice 0.1234")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The fields of model.bundle.GoldenResult that are asked for."""
+
+    agrees: bool
+    message: str
+
 
 class Answer:
     """The fields of model.bundle.Prediction."""
@@ -55,6 +84,16 @@ def open_slowly(folder: Path, device: str, threads: int | None) -> Echoing:
     """A bundle that takes a minute to open."""
     time.sleep(60)
     return Echoing(folder)
+
+
+def open_disagreeing(folder: Path, device: str, threads: int | None) -> Echoing:
+    """A bundle whose golden case comes out wrong here."""
+    return Disagreeing(folder)
+
+
+def open_goldless(folder: Path, device: str, threads: int | None) -> Echoing:
+    """A bundle that cannot prove anything."""
+    return Goldless(folder)
 
 
 def open_damaged(folder: Path, device: str, threads: int | None) -> Echoing:

@@ -12,7 +12,7 @@ import numpy as np
 from npc_rtnode.domain.gates import GateResult, Outcome
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import derived_uid, sha256_hex
-from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     InstanceIdentity,
     ObjectKind,
@@ -135,7 +135,7 @@ class FakePredictor:
         """The bundle that was set."""
         return self.bundle
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, statement: BundleStatement) -> Prediction:
         """A 4-voxel cube in the middle."""
         if self.error:
             raise self.error
@@ -152,13 +152,13 @@ class FakePredictor:
 class FakeStore:
     """Predictions in a dictionary."""
 
-    stored: dict[str, Prediction] = field(default_factory=dict)
+    stored: dict[str, Answer] = field(default_factory=dict)
 
-    def save(self, work_key: str, prediction: Prediction) -> None:
+    def save(self, work_key: str, answer: Answer) -> None:
         """Remember."""
-        self.stored[work_key] = prediction
+        self.stored[work_key] = answer
 
-    def load(self, work_key: str) -> Prediction | None:
+    def load(self, work_key: str) -> Answer | None:
         """Recall."""
         return self.stored.get(work_key)
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from npc_rtnode.adapters.database import schema
-from npc_rtnode.adapters.database.desk import Resending
+from npc_rtnode.adapters.database.desk import Only, Resending
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, EventRow, InstanceRow, JobRow
 from npc_rtnode.domain.lifecycle import Event, JobState
@@ -81,38 +81,113 @@ class TestIntake:
         with ledger.sessions.reading() as session:
             assert session.scalar(select(func.count(InstanceRow.id)).where(InstanceRow.sop_uid == "1.2.3.1")) == 2
 
+    def test_a_series_whose_association_is_open_is_not_judged(self, ledger: Ledger) -> None:
+        """A sender that pauses is not done: the series waits until the association ends or turns to another series."""
+        ledger.receive("1.2.3.1")
+        ledger.later(QUIET_S + 1)
+        assert ledger.series.quiet(ledger.now) == []
+        ledger.receive("1.2.4.1", "1.2.4")
+        assert [series.series_uid for series in ledger.series.quiet(ledger.now)] == ["1.2.3"]
+
+    @pytest.mark.parametrize(
+        ("how", "codes"), [("released", []), ("idle", []), ("aborted", ["ABORTED"]), ("lost", ["ABORTED"])]
+    )
+    def test_how_the_association_ended_is_a_doubt_or_none(self, ledger: Ledger, how: str, codes: list[str]) -> None:
+        """Only an end that the sender did not mean speaks against a series; a later good transfer lifts the doubt."""
+        ledger.receive("1.2.3.1")
+        ledger.end(how)
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        assert [doubt.code for doubt in quiet.doubts] == codes
+        assert ledger.receive("1.2.3.1") is StoreOutcome.DUPLICATE
+        ledger.end()
+        ledger.later(QUIET_S + 1)
+        (again,) = ledger.series.quiet(ledger.now)
+        assert again.doubts == ()
+
+    def test_a_refused_image_is_a_doubt_until_it_has_come(self, ledger: Ledger) -> None:
+        """An image that was refused may be an end slice; when it comes after all, the doubt is gone."""
+        ledger.receive("1.2.3.1")
+        ledger.end(refused=("1.2.3.2",))
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        assert [doubt.code for doubt in quiet.doubts] == ["REFUSED"]
+        ledger.receive("1.2.3.2")
+        ledger.end()
+        ledger.later(QUIET_S + 1)
+        (again,) = ledger.series.quiet(ledger.now)
+        assert again.doubts == ()
+
+    def test_associations_of_a_dead_receiver_were_lost(self, ledger: Ledger) -> None:
+        """At its start the receiver ends what its last process left open, so no series waits for ever."""
+        ledger.receive("1.2.3.1")
+        assert ledger.intake.close_lost_associations(ledger.now) == 1
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        assert [doubt.code for doubt in quiet.doubts] == ["ABORTED"]
+
+    def test_a_conflict_under_another_series_quarantines_both(self, ledger: Ledger) -> None:
+        """An instance that came under two series UIDs makes neither usable."""
+        ledger.queued_job()
+        ledger.receive("1.2.4.1", "1.2.4")
+        assert ledger.receive("1.2.3.1", "1.2.4", content="other") is StoreOutcome.CONFLICT
+        assert ledger.series_states() == ["QUARANTINED", "QUARANTINED"]
+
+    def test_two_studies_with_one_reference_are_told_apart(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When the short reference of a study is taken, the next free one is used; no study is refused for it."""
+        names = iter(["AAA-AAA", "AAA-AAA", "BBB-BBB"])
+        monkeypatch.setattr("npc_rtnode.adapters.database.intake.study_reference", lambda *_: next(names))
+        ledger.receive("1.2.3.1", study_uid="1.2")
+        ledger.receive("1.3.3.1", "1.3.3", study_uid="1.3")
+        assert {line["study"] for line in ledger.queries.studies()} == {"AAA-AAA", "BBB-BBB"}
+
     def test_a_late_instance_makes_a_new_series_revision(self, ledger: Ledger) -> None:
         """Slices after closing open revision 2 with all inputs; the first is superseded and its job is called off."""
         ledger.queued_job()
         assert ledger.receive("1.2.3.4") is StoreOutcome.STORED
         assert ledger.series_states() == ["SUPERSEDED", "RECEIVING"]
         assert ledger.job_state() == "CANCELLED"
+        ledger.end()
         ledger.later(QUIET_S + 1)
         (second,) = ledger.series.quiet(ledger.now)
         assert (second.revision, second.seen) == (2, 4)
 
-    def test_a_late_instance_holds_what_was_not_sent_yet(self, ledger: Ledger) -> None:
-        """A written result of a superseded revision is held, and nobody can release it."""
+    def test_a_late_instance_calls_off_what_was_not_sent_yet(self, ledger: Ledger) -> None:
+        """A written result of a superseded revision is called off with its deliveries; no verb sends it."""
         ledger.written()
         ledger.receive("1.2.3.9")
-        assert ledger.job_state() == "HELD"
+        assert ledger.job_state() == "CANCELLED"
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
         with pytest.raises(Forbidden, match="SUPERSEDED"):
-            ledger.desk.release(ledger.study(), ledger.word())
+            ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
-    def test_a_result_finished_after_its_series_was_superseded_is_held(self, ledger: Ledger) -> None:
-        """A late slice that comes while the result is being written keeps that result back."""
+    def test_a_delivered_result_of_a_replaced_revision_is_not_resent(self, ledger: Ledger) -> None:
+        """After a late slice the delivered structure set is stale, and resend says so instead of sending it."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        ledger.receive("1.2.3.9")
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
+        with pytest.raises(Forbidden, match="SUPERSEDED"):
+            ledger.desk.resend(ledger.study(), ledger.word(), resending)
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+
+    def test_a_result_finished_after_its_series_was_superseded_is_dropped(self, ledger: Ledger) -> None:
+        """A late slice that comes while the result is being written ends that result."""
         ledger.queued_job()
         ledger.predicted()
         job = ledger.in_hand(JobState.PREDICTED, "write")
         ledger.receive("1.2.3.9")
-        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
-        with pytest.raises(Forbidden):
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.CANCELLED
+        with pytest.raises(NotFound):
             ledger.desk.release(ledger.study(), ledger.word())
 
     def test_a_stalled_series_opens_again(self, ledger: Ledger) -> None:
         """The missing slice of a partial series lets the same revision go on."""
         ledger.receive("1.2.3.1")
+        ledger.end()
         ledger.later(QUIET_S + 1)
         (quiet,) = ledger.series.quiet(ledger.now)
         ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "a gap", ("GAP: one slice",)), ledger.now)
@@ -129,11 +204,12 @@ class TestIntake:
         ledger.receive("1.2.3.2")
         ledger.later(2)
         assert ledger.series.quiet(ledger.now) == []
-        assert ledger.series.next_due() == NOON + timedelta(seconds=QUIET_S - 1 + QUIET_S)
+        assert ledger.series.next_due(ledger.now) == NOON + timedelta(seconds=QUIET_S - 1 + QUIET_S)
 
     def test_closing_loses_against_an_instance_that_came_meanwhile(self, ledger: Ledger) -> None:
         """A judgement on three instances does not close a series that has four."""
         ledger.receive("1.2.3.1")
+        ledger.end()
         ledger.later(QUIET_S + 1)
         (quiet,) = ledger.series.quiet(ledger.now)
         ledger.receive("1.2.3.2")
@@ -198,7 +274,7 @@ class TestWork:
         """After recovery the old lease's outcome is refused, and the new one's counts."""
         ledger.queued_job()
         asleep = ledger.in_hand(JobState.QUEUED, "infer")
-        assert ledger.work.recover(ledger.later(61)) == 1
+        assert ledger.work.recover(ledger.later(61), ()) == 1
         awake = ledger.in_hand(JobState.QUEUED, "infer")
         with pytest.raises(LeaseLost):
             ledger.work.predicted(asleep.lease, {"stage": "T4"}, ledger.now)
@@ -209,15 +285,23 @@ class TestWork:
         """A sweep takes back only what has run out; a start, which holds the node's lock, takes back all."""
         ledger.queued_job()
         ledger.in_hand(JobState.QUEUED, "infer")
-        assert ledger.work.recover(ledger.later(30)) == 0
-        assert ledger.work.recover(ledger.now, all_leases=True) == 1
+        assert ledger.work.recover(ledger.later(30), ()) == 0
+        assert ledger.work.recover_all(ledger.now) == 1
+
+    def test_a_clock_step_takes_nothing_from_a_living_worker(self, ledger: Ledger) -> None:
+        """A lease that looks run out is left alone while its token is in hand in this process."""
+        ledger.queued_job()
+        lease = ledger.in_hand(JobState.QUEUED, "infer").lease
+        assert ledger.work.recover(ledger.later(3600), {lease.token}) == 0
+        ledger.work.predicted(lease, {"stage": "T1"}, ledger.now)
+        assert ledger.job_state() == "PREDICTED"
 
     def test_the_third_crash_quarantines_the_job(self, ledger: Ledger) -> None:
         """An input that kills its worker three times is set apart with the reason, and others go on."""
         ledger.queued_job()
         for _ in range(3):
             ledger.in_hand(JobState.QUEUED, "infer")
-            ledger.work.recover(ledger.now, all_leases=True)
+            ledger.work.recover_all(ledger.now)
         assert ledger.job_state() == "QUARANTINED"
         assert ledger.work.claim_job(JobState.QUEUED, "infer", ledger.now, 60) is None
         (done,) = ledger.desk.retry(ledger.study(), ledger.word())
@@ -304,14 +388,43 @@ class TestWork:
         with pytest.raises(Forbidden, match="elsewhere"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
-    def test_a_result_beside_a_delivered_one_is_marked(self, ledger: Ledger) -> None:
-        """A second result of a series whose first was delivered comes in hand with that fact."""
+    def test_a_result_beside_a_delivered_one_waits_for_a_person(self, ledger: Ledger) -> None:
+        """A second result of a series whose first was delivered is held, and a person may release it."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
         (series,) = ledger.desk.selected(ledger.study())
         ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
         ledger.predicted()
-        assert ledger.in_hand(JobState.PREDICTED, "write").supersedes_delivered
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
+        (done,) = ledger.desk.release(ledger.study(), ledger.word())
+        assert "SUPERSEDES_DELIVERED" in done
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is not None
+
+    def test_a_delivery_that_ended_in_silence_counts_as_possibly_made(self, ledger: Ledger) -> None:
+        """A TPS that stalled may have stored the object: the next result of that series is held too."""
+        ledger.written()
+        lease = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert lease is not None
+        later = ledger.now + timedelta(seconds=60)
+        ledger.work.failed(lease.lease, Postpone(later, "PEER_STALLED: no answer"), ledger.now)
+        (series,) = ledger.desk.selected(ledger.study())
+        ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
+
+    def test_two_results_of_one_series_never_travel_together(self, ledger: Ledger) -> None:
+        """A new order calls the older, undelivered result off; only the new one is owed."""
+        ledger.written()
+        (series,) = ledger.desk.selected(ledger.study())
+        ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.WRITTEN
+        states = [j["state"] for j in ledger.queries.study(ledger.study())["series"][0]["jobs"]]
+        assert states == ["CANCELLED", "WRITTEN"]
 
     def test_an_order_that_changes_nothing_makes_no_job(self, ledger: Ledger) -> None:
         """Reprocessing with the same bundle and settings says that the stored result stands."""
@@ -334,10 +447,12 @@ class TestDesk:
         assert ledger.queries.history(ledger.study()) == before
 
     def test_hold_and_release_are_kept_with_name_and_reason(self, ledger: Ledger) -> None:
-        """Who held what and why stands in the chain of events."""
+        """While a study is held nothing of it is claimed; who held it and why stands in the chain of events."""
         ledger.written()
         ledger.desk.hold(ledger.study(), ledger.word())
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
         ledger.desk.release(ledger.study(), ledger.word())
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is not None
         deeds = [e for e in ledger.queries.history(ledger.study()) if e["actor"] == "operator:ada"]
         assert [deed["event"] for deed in deeds] == ["HELD", "RELEASED"]
         assert deeds[0]["detail"]["reason"] == "because a test says so"
@@ -348,13 +463,16 @@ class TestDesk:
         ledger.desk.release(ledger.study(), ledger.word())
         (series,) = ledger.series.complete()
         assert series.operators_word == "operator:ada: because a test says so"
+        assert series.waived == ("INDICATION_UNKNOWN: nobody said",)
 
-    def test_a_short_count_may_be_released(self, ledger: Ledger) -> None:
-        """A stack that is whole but shorter than announced may be taken as complete by a person."""
+    @pytest.mark.parametrize("code", ["COUNT_SHORT", "ABORTED", "REFUSED"])
+    def test_a_doubt_about_the_transfer_may_be_released(self, ledger: Ledger, code: str) -> None:
+        """A stack that looks whole, though something speaks against it, may be taken as complete by a person."""
         ledger.receive("1.2.3.1")
+        ledger.end()
         ledger.later(QUIET_S + 1)
         (quiet,) = ledger.series.quiet(ledger.now)
-        ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "short", ("COUNT_SHORT: 1 of 2",)), ledger.now)
+        ledger.series.close(quiet, Closing(Event.CLOSED_PARTIAL, "short", (f"{code}: 1 of 2",)), ledger.now)
         ledger.desk.release(ledger.study(), ledger.word())
         assert ledger.series_states() == ["COMPLETE"]
 
@@ -362,8 +480,73 @@ class TestDesk:
         """A cancelled job of a series revision that was replaced stays cancelled."""
         ledger.queued_job()
         ledger.receive("1.2.3.9")
-        with pytest.raises(Forbidden, match="SUPERSEDED"):
+        with pytest.raises(NotFound, match="SUPERSEDED"):
             ledger.desk.retry(ledger.study(), ledger.word())
+
+    def test_one_dead_end_does_not_block_its_neighbour(self, ledger: Ledger) -> None:
+        """With one result that nobody may release and a series that waits, release does the series."""
+        ledger.queued_job()
+        ledger.work.held(
+            ledger.in_hand(JobState.QUEUED, "infer").lease, [Finding("EMPTY_MASK", "nothing")], {}, ledger.now
+        )
+        ledger.choose(ledger.complete_series(series_uid="1.2.4"), Event.HELD, ("INDICATION_UNKNOWN: nobody said",))
+        (done,) = ledger.desk.release(ledger.study(), ledger.word())
+        assert done.startswith("series 2 released")
+
+    def test_of_two_waiting_things_one_must_be_named(self, ledger: Ledger) -> None:
+        """A word on one series is no word on another."""
+        for series_uid in ("1.2.3", "1.2.4"):
+            ledger.choose(ledger.complete_series(series_uid=series_uid), Event.HELD, ("contrast: missing",))
+        with pytest.raises(Forbidden, match="--series or --job: series 1, series 2"):
+            ledger.desk.release(ledger.study(), ledger.word())
+        ledger.desk.release(ledger.study(), ledger.word(), Only(series=2))
+        assert ledger.series_states() == ["HELD", "COMPLETE"]
+
+    def test_a_result_without_destination_is_done_again_when_there_is_one(self, ledger: Ledger) -> None:
+        """Releasing what nobody wanted writes it anew for today's destinations, with the bytes that stand."""
+        ledger.written(owed=())
+        ledger.desk.release(ledger.study(), ledger.word())
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.WRITTEN
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is not None
+
+    def test_a_series_judged_fit_again_gets_its_result_back(self, ledger: Ledger) -> None:
+        """Wrong rules set a series aside; with the rules mended, the same work key is taken up again."""
+        ledger.written()
+        for event, reasons in ((Event.SET_ASIDE, ("plane: coronal",)), (Event.SELECTED, ())):
+            ledger.desk.reconsider(ledger.study(), ledger.word())
+            (again,) = ledger.series.complete()
+            ledger.choose(again, event, reasons)
+        assert ledger.job_state() == "QUEUED"
+
+    def test_deliveries_to_a_removed_destination_end(self, ledger: Ledger) -> None:
+        """At a start, what is owed to a destination that the settings no longer name is ended with that reason."""
+        ledger.written()
+        assert ledger.work.cancel_unknown(["pacs"], ledger.now) == 1
+        send_all(ledger, "pacs")
+        assert ledger.job_state() == "FAILED"
+        assert "UNKNOWN_DESTINATION" in str(ledger.queries.study(ledger.study()))
+
+    def test_a_quarantine_for_trouble_can_be_taken_back(self, ledger: Ledger) -> None:
+        """A series that could not be judged three times is set apart, and an operator may have it judged anew."""
+        ledger.receive("1.2.3.1")
+        ledger.end()
+        for _ in range(3):
+            ledger.later(4000)
+            (quiet,) = ledger.series.quiet(ledger.now)
+            ledger.series.trouble(quiet, "UNREADABLE: the disk", ledger.now)
+        assert ledger.series_states() == ["QUARANTINED"]
+        ledger.desk.reconsider(ledger.study(), ledger.word())
+        assert ledger.series_states() == ["RECEIVING"]
+        assert len(ledger.series.quiet(ledger.now)) == 1
+
+    def test_a_quarantine_for_conflict_cannot(self, ledger: Ledger) -> None:
+        """Two contents under one UID stay set apart."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        with pytest.raises(NotFound):
+            ledger.desk.reconsider(ledger.study(), ledger.word())
 
     def test_an_unknown_study_is_named(self, ledger: Ledger) -> None:
         """A wrong reference is told back."""
@@ -450,11 +633,10 @@ def test_no_patient_identity_has_a_column() -> None:
 
 
 def test_a_series_judged_unfit_calls_its_unsent_result_off(ledger: Ledger) -> None:
-    """When a second judgement sets a series aside, what it had written is held for good."""
+    """When a second judgement sets a series aside, what it had written is called off."""
     ledger.written()
     ledger.desk.reconsider(ledger.study(), ledger.word())
     (again,) = ledger.series.complete()
     ledger.choose(again, Event.SET_ASIDE, ("plane: coronal",))
-    assert ledger.job_state() == "HELD"
-    with pytest.raises(Forbidden, match="judged anew"):
-        ledger.desk.release(ledger.study(), ledger.word())
+    assert ledger.job_state() == "CANCELLED"
+    assert ledger.work.claim_delivery("tps", ledger.now, 60) is None

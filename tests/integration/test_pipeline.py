@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from npc_rtnode.adapters.database.desk import Only
+from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.records import (
     InstanceIdentity,
     ReceivedInstance,
@@ -18,9 +20,11 @@ from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.domain.selection import RuleSet, load_rules
 from npc_rtnode.errors import (
     BundleFault,
+    DiskLow,
     GeometryRefused,
     InferenceCrashed,
     LedgerUnavailable,
+    NodeStopping,
     ObjectRefused,
     Unreachable,
     Unreadable,
@@ -60,6 +64,7 @@ RULES = load_rules(
     },
     lambda keyword: {"Modality": "CS", "ContrastBolusAgent": "LO"}.get(keyword),
 )
+SETTINGS = "s" * 64
 ELIGIBLE = {"Modality": "MR", "ContrastBolusAgent": "Gd", "StudyDescription": "MR NPC"}
 
 
@@ -156,10 +161,13 @@ class TestReceive:
 
 
 class TestAssemble:
+    how = "released"
+
     def run(self, ledger: Ledger, reader: FakeReader) -> list[str]:
         """Receive as many instances as the reader has slices, be quiet, assemble."""
         for slice_ in reader.slices or STACK:
             ledger.receive(slice_.sop_uid)
+        ledger.end(self.how)
         ledger.later(QUIET_S + 1)
         assert Assembler(ledger.series, FakeSpool(), reader, lambda: ledger.now).run() == 1
         return ledger.series_states()
@@ -183,15 +191,35 @@ class TestAssemble:
         crossing = [header(n, orientation=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0)) for n in range(1, 4)]
         assert self.run(ledger, FakeReader([*STACK, *crossing])) == ["COMPLETE"]
 
-    def test_an_input_that_breaks_the_judge_blocks_nobody(self, ledger: Ledger) -> None:
-        """An unexpected error quarantines that series, by its type alone, and its neighbour is still judged."""
-        assert self.run(ledger, FakeReader([], error=ZeroDivisionError("ROENTGEN^WILHELM"))) == ["QUARANTINED"]
+    @pytest.mark.parametrize("how", ["aborted", "lost"])
+    def test_a_whole_looking_part_of_an_aborted_transfer_stalls(self, ledger: Ledger, how: str) -> None:
+        """Twelve even slices of an association that was cut short may be twelve of twenty: never inferred unasked."""
+        self.how = how
+        assert self.run(ledger, FakeReader(STACK)) == ["STALLED"]
         reasons = ledger.queries.study(ledger.study())["series"][0]["reasons"]
-        assert reasons == ["UNEXPECTED: ZeroDivisionError"]
+        assert [reason.split(":")[0] for reason in reasons] == ["ABORTED"]
+        assert "taken" not in ledger.desk.release(ledger.study(), ledger.word())[0]
+        assert ledger.series_states() == ["COMPLETE"]
 
-    def test_unreadable_bytes_are_quarantined_with_their_reason(self, ledger: Ledger) -> None:
-        """A spooled instance that no longer reads is told by its code."""
-        assert self.run(ledger, FakeReader([], error=Unreadable("instance 1.2.3.1"))) == ["QUARANTINED"]
+    @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("ROENTGEN^WILHELM"), Unreadable("EIO")])
+    def test_a_hiccup_is_looked_at_again_and_the_third_sets_apart(self, ledger: Ledger, error: Exception) -> None:
+        """What goes wrong once passes; what goes wrong three times is quarantined, told by its code or type alone."""
+        reader = FakeReader([], error=error)
+        assert self.run(ledger, reader) == ["RECEIVING"]
+        assembler = Assembler(ledger.series, FakeSpool(), reader, lambda: ledger.now)
+        for _ in range(2):
+            assert assembler.run() == 0
+            ledger.later(4000)
+            assembler.run()
+        assert ledger.series_states() == ["QUARANTINED"]
+        assert "ROENTGEN" not in str(ledger.queries.study(ledger.study()))
+
+    def test_a_hiccup_that_passes_leaves_nothing_behind(self, ledger: Ledger) -> None:
+        """After one failed look the next good one closes the series."""
+        self.run(ledger, FakeReader([], error=MemoryError()))
+        ledger.later(4000)
+        Assembler(ledger.series, FakeSpool(), FakeReader(STACK), lambda: ledger.now).run()
+        assert ledger.series_states() == ["COMPLETE"]
 
 
 class TestSelect:
@@ -235,7 +263,35 @@ class TestSelect:
         ledger.desk.release(ledger.study(), ledger.word())
         series = self.choose(ledger, without)
         assert series["state"] == "SELECTED"
-        assert 'an operator said so: "operator:ada' in series["jobs"][0]["indication"]
+
+    def test_a_word_covers_the_doubts_that_were_told_and_no_others(self, ledger: Ledger) -> None:
+        """Releasing a missing contrast tag says nothing about the indication, which still holds the series."""
+        ledger.complete_series()
+        without = {"Modality": "MR", "StudyDescription": "MR NPC"}
+        assert self.choose(ledger, without)["state"] == "HELD"
+        ledger.desk.release(ledger.study(), ledger.word())
+        series = self.choose(ledger, {"Modality": "MR", "StudyDescription": "MR brain"})
+        assert series["state"] == "HELD"
+        assert [reason.split(":")[0] for reason in series["reasons"]] == ["INDICATION_UNKNOWN"]
+
+    def test_an_indication_by_a_persons_word_names_nobody(self, ledger: Ledger) -> None:
+        """The indication that goes into the objects says that a person released it, not who or why."""
+        ledger.complete_series()
+        self.choose(ledger, {**ELIGIBLE, "StudyDescription": "x"})
+        ledger.desk.release(ledger.study(), ledger.word())
+        series = self.choose(ledger, {**ELIGIBLE, "StudyDescription": "x"})
+        assert series["state"] == "SELECTED"
+        assert "ada" not in series["jobs"][0]["indication"]
+
+    def test_a_second_candidate_of_a_study_is_held(self, ledger: Ledger) -> None:
+        """Two eligible series in one study would give two structure sets of one tumour: a person chooses."""
+        ledger.queued_job()
+        ledger.complete_series(series_uid="1.2.4")
+        series = self.choose(ledger, ELIGIBLE)
+        assert series["state"] == "HELD"
+        assert series["reasons"][0].startswith("SECOND_CANDIDATE: series 1 ")
+        ledger.desk.release(ledger.study(), ledger.word(), Only(series=2))
+        assert self.choose(ledger, ELIGIBLE)["state"] == "SELECTED"
 
     def test_an_unstated_indication_holds(self, ledger: Ledger) -> None:
         """A perfect series of a study that nobody called NPC is held for a person."""
@@ -277,6 +333,7 @@ class TestInfer:
             reader or FakeReader(STACK),
             predictor or FakePredictor(),
             self.store,
+            SETTINGS,
             barrier(ledger),
         )
         assert stage.run(60)
@@ -302,16 +359,24 @@ class TestInfer:
         assert "INFERENCE_CRASHED" in newest_job(ledger)["last_error"]
         assert ledger.work.claim_job("QUEUED", "infer", ledger.now, 60) is None  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("error", [GeometryRefused("GAP"), BundleFault("damaged"), IndexError("ROENTGEN^WILHELM")])
+    @pytest.mark.parametrize("error", [GeometryRefused("GAP"), IndexError("ROENTGEN^WILHELM")])
     def test_what_time_cannot_mend_fails_with_its_code(self, ledger: Ledger, error: Exception) -> None:
-        """A refused geometry, a damaged bundle or a bug ends the job FAILED; no identity enters the ledger."""
+        """A refused geometry or a bug ends the job FAILED; no identity enters the ledger."""
         assert self.run(ledger, FakePredictor(error=error)) == "FAILED"
         assert "ROENTGEN" not in newest_job(ledger)["last_error"]
 
-    def test_a_job_of_another_bundle_is_not_answered_by_this_one(self, ledger: Ledger) -> None:
-        """When the bundle was changed under a queued job, the job fails and says so; it is never mislabelled."""
-        assert self.run(ledger, FakePredictor(bundle=replace(STATEMENT, sha256="c" * 64))) == "FAILED"
-        assert "BUNDLE_FAULT" in newest_job(ledger)["last_error"]
+    @pytest.mark.parametrize("error", [BundleFault("damaged"), DiskLow("ENOSPC"), NodeStopping()])
+    def test_what_is_wrong_with_the_house_makes_the_job_wait(self, ledger: Ledger, error: Exception) -> None:
+        """A damaged bundle, a full disk or a stop costs no try, however often: the job waits until it is mended."""
+        for _ in range(7):
+            assert self.run(ledger, FakePredictor(error=error)) == "QUEUED"
+            ledger.later(7000)
+        assert ledger.in_hand(JobState.QUEUED, "infer").lease.attempts == 1
+
+    def test_a_job_of_another_bundle_is_ordered_anew(self, ledger: Ledger) -> None:
+        """When the bundle was changed under a queued job, that job is called off and its series judged again."""
+        assert self.run(ledger, FakePredictor(bundle=replace(STATEMENT, sha256="c" * 64))) == "CANCELLED"
+        assert ledger.series_states() == ["COMPLETE"]
 
 
 class TestWrite:
@@ -321,7 +386,7 @@ class TestWrite:
         bundle = changes.pop("bundle", STATEMENT)
         self.objects = changes.pop("objects", FakeObjects())
         infer = TestInfer()
-        infer.run(ledger)
+        infer.run(ledger, FakePredictor(bundle=bundle))
         for slice_ in STACK:
             self.spooled(ledger, slice_.sop_uid)
         stage = Writer(
@@ -329,10 +394,10 @@ class TestWrite:
             spool=FakeSpool(),
             outbox=FakeSpool(),
             reader=FakeReader(self.slices(ledger), phantom=phantom),
-            predictor=FakePredictor(bundle=bundle),
             store=infer.store if changes.pop("stored", True) else FakeStore(),
             objects=self.objects,
             letterhead=Letterhead(ContentSettings(), "+0000", "here", "1"),
+            settings_hash=changes.pop("settings_hash", SETTINGS),
             destinations=changes.pop("destinations", (TPS, PACS)),
             barrier=barrier(ledger),
         )
@@ -380,6 +445,18 @@ class TestWrite:
         """With a test system and a clinical one both wanted, a patient's synthetic result goes to neither."""
         test = TPS.model_copy(update={"test": True})
         assert self.run(ledger, bundle=self.SYNTHETIC, destinations=(test, PACS)) == "HELD"
+
+    def test_the_bundle_that_answered_is_the_one_that_is_named(self, ledger: Ledger) -> None:
+        """Objects name, and the release rule asks, the bundle that gave the answer, not the one on disk by now."""
+        self.run(ledger, bundle=self.SYNTHETIC)
+        assert self.objects.plans[0].bundle == self.SYNTHETIC
+        assert newest_job(ledger)["results"]["synthetic"] is True
+
+    def test_settings_that_changed_since_ordering_make_another_order(self, ledger: Ledger) -> None:
+        """An ROI name changed between queueing and writing never gets under the old work key's UIDs."""
+        assert self.run(ledger, settings_hash="t" * 64) == "CANCELLED"
+        assert ledger.series_states() == ["COMPLETE"]
+        assert not newest_job(ledger)["objects"]
 
     def test_dates_come_from_the_row_not_from_the_clock(self, ledger: Ledger) -> None:
         """However late a job is written, its objects carry the time that was frozen when it was queued."""

@@ -21,6 +21,7 @@ from model.manifest import FILE, GridSpec, Limit, Manifest, Postprocess
 from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
+from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.settings import InferSettings
 from tests.fakes import bundles
@@ -64,7 +65,12 @@ def start(folder: Path) -> Iterator[Callable[..., BundlePredictor]]:
 
 def child_of(predictor: BundlePredictor) -> int:
     """The child's pid, which the fake answers with."""
-    return int(predictor.predict(volume()).dropped_cc)
+    return int(ask(predictor).dropped_cc)
+
+
+def ask(predictor: BundlePredictor, wish: float = 0.0) -> Prediction:
+    """One answer of the bundle in force."""
+    return predictor.predict(volume(wish), predictor.statement())
 
 
 def is_gone(pid: int, seconds: float = 5.0) -> bool:
@@ -77,7 +83,8 @@ def is_gone(pid: int, seconds: float = 5.0) -> bool:
 def test_arrays_and_numbers_come_back(start: Callable[..., BundlePredictor]) -> None:
     """Voxels and affine go through the pipe unchanged; findings say what lies outside training."""
     asked = volume()
-    said = start().predict(asked)
+    predictor = start()
+    said = predictor.predict(asked, predictor.statement())
     assert np.array_equal(said.probability, asked.voxels)
     assert said.mask.dtype == np.bool_
     assert said.stage_probabilities == (0.4, 0.2, 0.3, 0.1)
@@ -122,7 +129,7 @@ def test_an_interrupted_prediction_is_nobodys_fault(start: Callable[..., BundleP
     child_of(predictor)
     threading.Timer(0.5, predictor.interrupt).start()
     with pytest.raises(NodeStopping):
-        predictor.predict(volume(SLEEPS))
+        ask(predictor, SLEEPS)
 
 
 def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
@@ -130,7 +137,7 @@ def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
     predictor = start(timeout_s=6)
     pid = child_of(predictor)
     with pytest.raises(InferenceTimeout):
-        predictor.predict(volume(SLEEPS))
+        ask(predictor, SLEEPS)
     assert is_gone(pid)
     assert child_of(predictor) != pid
 
@@ -138,7 +145,7 @@ def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
 def test_opening_counts_against_the_limit(start: Callable[..., BundlePredictor]) -> None:
     """A bundle that never opens is a timeout too."""
     with pytest.raises(InferenceTimeout):
-        start(bundles.open_slowly, timeout_s=1).predict(volume())
+        ask(start(bundles.open_slowly, timeout_s=1))
 
 
 @pytest.mark.parametrize(("wish", "said"), [(DIES, "Exit code 7"), (RAISES, "Exit code 1")])
@@ -146,7 +153,7 @@ def test_a_dead_child_is_a_crash(start: Callable[..., BundlePredictor], wish: in
     """A process that dies, or an error without a name: InferenceCrashed with the exit code, and the next one works."""
     predictor = start()
     with pytest.raises(InferenceCrashed, match=said):
-        predictor.predict(volume(wish))
+        ask(predictor, wish)
     assert child_of(predictor)
 
 
@@ -170,7 +177,7 @@ def test_refused_input_is_the_inputs_fault(
     predictor = start()
     pid = child_of(predictor)
     with pytest.raises(kind, match=code) as caught:
-        predictor.predict(volume(wish))
+        ask(predictor, wish)
     assert type(caught.value) is kind
     assert child_of(predictor) == pid
 
@@ -178,13 +185,13 @@ def test_refused_input_is_the_inputs_fault(
 def test_an_answer_of_another_shape_is_no_answer(start: Callable[..., BundlePredictor]) -> None:
     """A mask that does not fit the volume never leaves the door."""
     with pytest.raises(InferenceCrashed):
-        start().predict(volume(WRONG_SHAPE))
+        ask(start(), WRONG_SHAPE)
 
 
 def test_a_damaged_bundle_is_ours(start: Callable[..., BundlePredictor], folder: Path) -> None:
     """Weights that do not match, a manifest that is missing: BundleFault."""
     with pytest.raises(BundleFault, match="SHA-256"):
-        start(bundles.open_damaged).predict(volume())
+        ask(start(bundles.open_damaged))
     (folder / FILE).unlink()
     with pytest.raises(BundleFault):
         start().statement()
@@ -198,6 +205,72 @@ def test_a_replaced_bundle_is_opened_anew(start: Callable[..., BundlePredictor],
     (folder / FILE).write_text(dataclasses.replace(MANIFEST, version="1").to_json())
     assert predictor.statement().sha256 != old.sha256
     assert child_of(predictor) != pid
+
+
+def test_no_answer_carries_another_bundles_name(start: Callable[..., BundlePredictor], folder: Path) -> None:
+    """Whoever asks the bundle that was there a moment ago gets BundleFault, warm child or none, and never an answer."""
+    predictor = start()
+    old = predictor.statement()
+    (folder / FILE).write_text(dataclasses.replace(MANIFEST, version="1").to_json())
+    with pytest.raises(BundleFault, match="another bundle"):
+        predictor.predict(volume(), old)
+    new = child_of(predictor)
+    with pytest.raises(BundleFault, match="another bundle"):
+        predictor.predict(volume(), old)
+    assert is_gone(new)
+    assert child_of(predictor)
+
+
+def test_a_child_proves_its_machine_before_it_answers(start: Callable[..., BundlePredictor]) -> None:
+    """A golden case that comes out otherwise is BundleFault with its words, for an answer as for a proof."""
+    predictor = start(bundles.open_disagreeing)
+    with pytest.raises(BundleFault, match=r"On cpu, this machine DISAGREES with the laboratory: Dice 0\.1234"):
+        ask(predictor)
+    with pytest.raises(BundleFault, match="DISAGREES"):
+        predictor.prove()
+    with pytest.raises(BundleFault, match=r"golden case cannot be run .*golden\.npz"):
+        start(bundles.open_goldless).prove()
+
+
+def test_a_proof_opens_the_child_that_then_answers(start: Callable[..., BundlePredictor]) -> None:
+    """`prove` says what the golden case came to on the device in force; the same child stays for predictions."""
+    predictor = start()
+    assert predictor.prove() == "On cpu, this machine agrees with the laboratory"
+    pid = child_of(predictor)
+    assert predictor.prove().endswith("agrees with the laboratory")
+    assert child_of(predictor) == pid
+
+
+def test_a_proof_may_be_too_slow(start: Callable[..., BundlePredictor]) -> None:
+    """A machine that never gets done is a timeout, as in a prediction."""
+    with pytest.raises(InferenceTimeout):
+        start(bundles.open_slowly, timeout_s=1).prove()
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"stage_classes": ("T1", "T2", "T3")}, "T1, T2, T3; this node reports T1, T2, T3, T4"),
+        ({"stage_classes": ("T4", "T3", "T2", "T1")}, "T4, T3, T2, T1"),
+        ({"stage_classes": ("N0", "N1", "N2", "N3")}, "N0, N1, N2, N3"),
+        ({"data": "Synthetic"}, "'Synthetic'"),
+        ({"data": ""}, "synthetic and clinical"),
+    ],
+)
+def test_a_bundle_of_another_kind_is_refused(
+    start: Callable[..., BundlePredictor], folder: Path, wish: dict[str, Any], said: str
+) -> None:
+    """Other stages, or data of an unknown kind: no statement, so nothing is ever said in its name."""
+    (folder / FILE).write_text(dataclasses.replace(MANIFEST, **wish).to_json())
+    predictor = start()
+    for question in (predictor.statement, predictor.inputs, predictor.prove):
+        with pytest.raises(BundleFault, match=said):
+            question()
+
+
+def test_the_inputs_are_the_manifests(start: Callable[..., BundlePredictor]) -> None:
+    """Which channels the bundle was trained on, for selection to compare with."""
+    assert start().inputs() == ("t1c",)
 
 
 def test_the_statement_is_the_manifest(start: Callable[..., BundlePredictor], folder: Path) -> None:
@@ -248,6 +321,7 @@ def test_the_shipped_bundle_answers_through_the_door() -> None:
     predictor = BundlePredictor(InferSettings(timeout_s=100, threads=1))
     try:
         with pytest.raises(GeometryRefused, match="TOO_FEW_SLICES"):
-            predictor.predict(volume())
+            ask(predictor)
+        assert predictor.prove().startswith("On cpu, this machine agrees with the laboratory: Dice ")
     finally:
         predictor.close()

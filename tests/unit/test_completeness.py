@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npc_rtnode.domain.completeness import Kind, is_quiet, judge
+from npc_rtnode.domain.completeness import RELEASABLE_CODES, Completeness, Kind, doubted, judge, transfer_doubts
 from tests.builders.headers import CORONAL, change_one, make_headers
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+def releasable(completeness: Completeness) -> bool:
+    """Whether a person may declare it complete."""
+    return bool(completeness.findings) and {f.code for f in completeness.findings} <= RELEASABLE_CODES
 
 
 def test_an_even_stack_is_whole():
     """Nothing found: WHOLE, nothing to release."""
     completeness = judge(make_headers(), image_series=True)
     assert (completeness.kind, completeness.findings) == (Kind.WHOLE, ())
-    assert not completeness.can_be_released
+    assert not releasable(completeness)
 
 
 @given(st.integers(4, 30), st.data())
@@ -27,7 +28,7 @@ def test_removing_any_inner_slice_is_partial(slices, data):
     inner = data.draw(st.integers(1, slices - 2))
     completeness = judge(make_headers(slices=slices, gap_at=(inner,)), image_series=True)
     assert completeness.kind is Kind.PARTIAL
-    assert not completeness.can_be_released
+    assert not releasable(completeness)
 
 
 @given(st.integers(12, 40), st.data())
@@ -41,14 +42,14 @@ def test_a_short_count_alone_can_be_released():
     """An even stack with fewer instances than ImagesInAcquisition waits, and a person may say that it is all."""
     completeness = judge(make_headers(images_in_acquisition=24), image_series=True)
     assert completeness.kind is Kind.PARTIAL
-    assert completeness.can_be_released
+    assert releasable(completeness)
 
 
 def test_a_short_count_with_a_gap_cannot_be_released():
     """The gap still speaks against it."""
     completeness = judge(make_headers(gap_at=(4,), images_in_acquisition=20), image_series=True)
     assert completeness.kind is Kind.PARTIAL
-    assert not completeness.can_be_released
+    assert not releasable(completeness)
 
 
 NEVER = [
@@ -89,7 +90,23 @@ def test_a_series_without_images_is_complete_and_named():
     assert [finding.code for finding in completeness.findings] == ["NOT_AN_IMAGE_SERIES"]
 
 
-@pytest.mark.parametrize(("ago_s", "quiet"), [(29.9, False), (30.0, True), (3600.0, True), (-5.0, False)])
-def test_quiet_after_the_quiet_time(ago_s, quiet):
-    """Quiet from the quiet time on; a clock set back means waiting longer."""
-    assert is_quiet(NOW - timedelta(seconds=ago_s), NOW, quiet_s=30.0) is quiet
+@pytest.mark.parametrize("how", ["aborted", "lost"])
+def test_a_transfer_that_was_cut_short_makes_a_whole_looking_stack_partial(how):
+    """Geometry cannot see a missing end; the sender's end can: such a stack waits for its rest or for a person."""
+    completeness = doubted(judge(make_headers(), image_series=True), transfer_doubts(how, 0))
+    assert completeness.kind is Kind.PARTIAL
+    assert [finding.code for finding in completeness.findings] == ["ABORTED"]
+    assert releasable(completeness)
+
+
+def test_refused_images_are_a_doubt_too():
+    """An image that was not taken may be the slice that lacks."""
+    (doubt,) = transfer_doubts(None, 2)
+    assert (doubt.code, doubt.value) == ("REFUSED", 2.0)
+
+
+def test_a_good_transfer_leaves_the_judgement_alone():
+    """Without a doubt nothing changes, and a doubt makes no stack of what is none."""
+    whole, none = judge(make_headers(), image_series=True), judge(make_headers(slices=3), image_series=True)
+    assert doubted(whole, transfer_doubts(None, 0)) is whole
+    assert doubted(none, transfer_doubts("aborted", 0)) is none

@@ -11,9 +11,11 @@ import pytest
 
 from npc_rtnode.domain.contouring import contours_of
 from npc_rtnode.domain.gates import (
+    RELEASABLE,
     ContourFacts,
     Expected,
     GateResult,
+    InstanceFacts,
     Outcome,
     ReportFacts,
     StructureFacts,
@@ -22,7 +24,6 @@ from npc_rtnode.domain.gates import (
     judge_report,
     judge_structure,
     may_send,
-    released,
 )
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.domain.report import SYNTHETIC_NOTICE, report_of
@@ -32,18 +33,26 @@ from tests.builders.outputs import ball, plan_of, prediction_of, stack_for
 STACK = stack_for()
 MASK = ball(STACK.grid.shape)
 IDENTITY = {"PatientName": b"A^B ", "PatientID": b"1 "}
+OPTIONAL = {"PatientAge": b"050Y", "InstitutionName": b""}
+STRUCTURE = InstanceFacts("1.2.840.10008.5.1.4.1.1.481.3", "2.25.1", "2.25.11", "RTSTRUCT")
+REPORT = InstanceFacts("1.2.840.10008.5.1.4.1.1.88.33", "2.25.3", "2.25.13", "SR")
+ONE_OF_EACH = {"StructureSetROISequence": 1, "ROIContourSequence": 1}
 
 
 def expected(stages: tuple[float, float, float, float] = (0.02, 0.11, 0.69, 0.18)) -> Expected:
     """What objects of the ball should say."""
-    return Expected(STACK, MASK, report_of(MASK, STACK.grid, prediction_of(MASK, stages), plan_of()), IDENTITY)
+    content = report_of(MASK, STACK.grid, prediction_of(MASK, stages), plan_of())
+    series = frozenset({"2.25.2"})
+    return Expected(STACK, MASK, content, STRUCTURE, REPORT, "GTVp^AI", series, IDENTITY, OPTIONAL)
 
 
 def good_structure() -> StructureFacts:
     """A structure set without fault."""
     frame = STACK.slices[0].frame_of_reference_uid or ""
     return StructureFacts(
-        sop_uid="2.25.1",
+        instance=STRUCTURE,
+        item_counts=ONE_OF_EACH,
+        roi_name="GTVp^AI",
         approval="UNAPPROVED",
         interpreted_type="GTV",
         roi_volume_cc=expected().content.volume_cc,
@@ -58,6 +67,7 @@ def good_structure() -> StructureFacts:
         frames_of_reference=(frame, frame, frame),
         longest_ds=8,
         identity=IDENTITY,
+        optional=OPTIONAL,
         labels={"StructureSetName": SYNTHETIC_NOTICE},
     )
 
@@ -67,6 +77,7 @@ def good_report(want: Expected | None = None) -> ReportFacts:
     content = (want or expected()).content
     sure = not content.staging.uncertain
     return ReportFacts(
+        instance=REPORT,
         verification="UNVERIFIED",
         preliminary="PRELIMINARY",
         completion="COMPLETE",
@@ -77,6 +88,7 @@ def good_report(want: Expected | None = None) -> ReportFacts:
         measured_from="2.25.1",
         evidence=frozenset({*(h.sop_uid for h in STACK.slices), "2.25.1"}),
         identity=IDENTITY,
+        optional={},
     )
 
 
@@ -94,8 +106,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
     """Nothing holds, nothing warns."""
     results = judge_structure(good_structure(), expected()) + judge_report(good_report(), good_structure(), expected())
     assert {result.outcome for result in results} == {Outcome.PASS}
-    assert released(results)
-    assert len({result.name for result in results}) == len(results) == 23
+    assert len({result.name for result in results}) == len(results) == 30
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,18 @@ def test_objects_without_fault_pass_every_gate() -> None:
         (lambda f: replace(f, approval="APPROVED"), "APPROVAL"),
         (lambda f: replace(f, interpreted_type="PTV"), "ROI_TYPE"),
         (lambda f: replace(f, roi_numbers=(1, 2, 1)), "ROI_NUMBERS"),
+        (lambda f: replace(f, roi_name="Brainstem"), "ROI_NAME"),
+        (lambda f: replace(f, series_uid="2.25.9"), "REFERENCED_SERIES"),
+        (lambda f: replace(f, series_uid=""), "REFERENCED_SERIES"),
+        (lambda f: replace(f, item_counts={**ONE_OF_EACH, "ROIContourSequence": 2}), "ONE_ITEM"),
+        (lambda f: replace(f, item_counts={**ONE_OF_EACH, "ROIContourSequence": 0}), "ONE_ITEM"),
+        (lambda f: replace(f, item_counts={}), "ONE_ITEM"),
+        (lambda f: replace(f, optional={"PatientAge": b"051Y"}), "OPTIONAL_RTSTRUCT"),
+        (lambda f: replace(f, optional={"InstitutionName": b"Elsewhere "}), "OPTIONAL_RTSTRUCT"),
+        (lambda f: replace(f, instance=replace(STRUCTURE, sop_class_uid=REPORT.sop_class_uid)), "INSTANCE_RTSTRUCT"),
+        (lambda f: replace(f, instance=replace(STRUCTURE, sop_uid="2.25.9")), "INSTANCE_RTSTRUCT"),
+        (lambda f: replace(f, instance=replace(STRUCTURE, series_uid="2.25.9")), "INSTANCE_RTSTRUCT"),
+        (lambda f: replace(f, instance=replace(STRUCTURE, modality="RTPLAN")), "INSTANCE_RTSTRUCT"),
         (lambda f: replace(f, longest_ds=17), "DECIMAL_STRINGS"),
         (lambda f: replace(f, identity={**IDENTITY, "PatientName": b"?^? "}), "IDENTITY_RTSTRUCT"),
         (lambda f: replace(f, identity={**IDENTITY, "SpecificCharacterSet": b"ISO_IR 100"}), "IDENTITY_RTSTRUCT"),
@@ -142,6 +165,9 @@ def test_each_fault_of_the_structure_set_is_held_by_its_gate(
         ({"measured_from": "2.25.9"}, "MEASURED_FROM"),
         ({"evidence": frozenset({"2.25.1"})}, "EVIDENCE"),
         ({"identity": {}}, "IDENTITY_SR"),
+        ({"optional": {"PatientAge": b"051Y"}}, "OPTIONAL_SR"),
+        ({"instance": replace(REPORT, sop_class_uid=STRUCTURE.sop_class_uid)}, "INSTANCE_SR"),
+        ({"instance": replace(REPORT, sop_uid="2.25.9")}, "INSTANCE_SR"),
         ({"texts": ("cT3",)}, "NOTICE_SR"),
     ],
 )
@@ -167,6 +193,17 @@ def test_identity_that_was_never_read_holds() -> None:
     assert "IDENTITY_RTSTRUCT" in holding(judge_structure(replace(good_structure(), identity={}), want))
 
 
+def test_images_of_two_series_hold() -> None:
+    """A structure set that names one of two source series is right about neither."""
+    want = replace(expected(), series_uids=frozenset({"2.25.2", "2.25.9"}))
+    assert holding(judge_structure(good_structure(), want)) == {"REFERENCED_SERIES"}
+
+
+def test_what_an_object_may_leave_out_may_be_left_out() -> None:
+    """Age and institution are the source's or absent; their absence holds nothing."""
+    assert not holding(judge_structure(replace(good_structure(), optional={"PatientAge": b""}), expected()))
+
+
 def test_an_empty_mask_is_held_and_never_called_no_lesion() -> None:
     """EMPTY_MASK before anything is written."""
     empty = np.zeros_like(MASK)
@@ -179,20 +216,34 @@ def test_a_mask_off_the_grid_is_held() -> None:
     assert holding(before_writing(STACK, turned, prediction_of(turned))) == {"MASK_SHAPE"}
 
 
-def test_an_outline_at_the_edge_is_warned_of() -> None:
-    """A tumour cut by the first slice is sent with a warning."""
+@pytest.mark.parametrize("end", [0, -1])
+def test_an_outline_at_the_first_or_last_slice_is_held_for_a_person(end: int) -> None:
+    """Such a series is likely cut off: BORDER_SLICE holds, is the one hold that can be released, and says why."""
     cut = MASK.copy()
-    cut[0, 20:23, 20:23] = True
-    (border,) = before_writing(STACK, cut, prediction_of(cut))
-    assert (border.name, border.outcome, border.value) == ("BORDER_TOUCH", Outcome.WARN, 9.0)
+    cut[end, 20:23, 20:23] = True
+    border, edge = before_writing(STACK, cut, prediction_of(cut))
+    assert (border.name, border.outcome, border.value) == ("BORDER_SLICE", Outcome.HOLD, 9.0)
+    assert border.message.endswith("may be cut off; a person decides")
+    assert edge.outcome is Outcome.PASS
+    assert {border.name} == RELEASABLE
+
+
+@pytest.mark.parametrize("place", [np.s_[3, 0, 20:23], np.s_[3, -1, 20:23], np.s_[3, 20:23, 0], np.s_[3, 20:23, -1]])
+def test_an_outline_at_the_edge_of_the_image_is_warned_of(place: Any) -> None:
+    """In-plane the field of view may cut a tumour: a warning, never a hold."""
+    cut = MASK.copy()
+    cut[place] = True
+    border, edge = before_writing(STACK, cut, prediction_of(cut))
+    assert border.outcome is Outcome.PASS
+    assert (edge.name, edge.outcome, edge.value) == ("BORDER_TOUCH", Outcome.WARN, 3.0)
 
 
 def test_inputs_outside_the_training_limits_are_warned_of() -> None:
     """The bundle's own findings become warnings with their numbers."""
     finding = Finding("SPACING_LIMIT", "9 mm is outside 3-7 mm", 9.0, 7.0)
     results = before_writing(STACK, MASK, prediction_of(MASK, findings=(finding,)))
-    assert [result.outcome for result in results] == [Outcome.PASS, Outcome.WARN]
-    assert results[1].finding == finding
+    assert [result.outcome for result in results] == [Outcome.PASS, Outcome.PASS, Outcome.WARN]
+    assert results[2].finding == finding
 
 
 def test_a_gate_that_fails_holds_without_repeating_the_errors_text() -> None:

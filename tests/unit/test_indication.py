@@ -35,8 +35,10 @@ def test_an_operator_states_it():
         "NPC_T1",
         "MR^NPC",
         "npc staging",
-        "MRI NASOPHARYNX",
-        "鼻咽部增强",
+        "MRI NASOPHARYNGEAL CARCINOMA",
+        "nasopharynx cancer staging",
+        "Nasopharyngeal-neoplasm",
+        "鼻咽癌增强",
         "鼻咽NPC平扫",
         "Nasopharyngeal ca",
     ],
@@ -48,9 +50,23 @@ def test_a_text_states_it(text):
     assert verdict.because.startswith("StudyDescription ")
 
 
-@pytest.mark.parametrize("text", ["MR brain", "NPCs", "CNPC station", "oropharynx", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MR brain",
+        "NPCs",
+        "CNPC station",
+        "oropharynx",
+        "",
+        "MRI NASOPHARYNX",
+        "Nasopharynx with contrast",
+        "nasopharyngeal case conference",
+        "鼻咽部增强",
+        "oropharyngeal carcinoma",
+    ],
+)
 def test_other_texts_do_not(text):
-    """Letters inside a longer word, or another site, state nothing; silence is UNKNOWN, never FALSE."""
+    """Letters inside a longer word, or a body part, state nothing; silence is UNKNOWN, never FALSE."""
     assert judge({"StudyDescription": text}).truth is Truth.UNKNOWN
 
 

@@ -49,6 +49,7 @@ def test_nothing_written_can_become_delivered_but_by_all_being_sent() -> None:
     assert doors == [("WRITTEN", Event.ALL_SENT)]
 
 
-def test_quarantine_and_supersession_are_final_for_a_series() -> None:
-    """Nothing leads out of QUARANTINED or SUPERSEDED: such a revision is never used again."""
-    assert LIVES["series"]["QUARANTINED"] == {} == LIVES["series"]["SUPERSEDED"]  # type: ignore[index]
+def test_a_superseded_series_is_final_and_a_quarantined_one_goes_through_everything_again() -> None:
+    """Nothing leads out of SUPERSEDED; out of QUARANTINED only a person leads, and back to the very beginning."""
+    assert LIVES["series"]["SUPERSEDED"] == {}  # type: ignore[index]
+    assert LIVES["series"]["QUARANTINED"] == {Event.RECONSIDERED: "RECEIVING"}  # type: ignore[index]

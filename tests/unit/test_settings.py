@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from npc_rtnode.errors import ConfigFault
+from npc_rtnode import settings as module
+from npc_rtnode.adapters.bundles import bundle_folder
+from npc_rtnode.cli.config import check
+from npc_rtnode.errors import BundleFault, ConfigFault, RulesFault
 from npc_rtnode.settings import Settings, content_hash, load_settings
 
 DESTINATION = 'ae_title = "TPS"\nhost = "127.0.0.1"\nport = 104\n'
@@ -61,6 +65,76 @@ def test_a_network_is_checked(tmp_path: Path, network: str) -> None:
         load_settings(write(tmp_path, text), {})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[select]\nindication_text = ['NPC', '(npc']", "indication_text.1: '(npc' is not a regular expression"),
+        ("[select]\nindication_text = ['(NPC)?']", "'(NPC)?' is found in every text"),
+        ("[select]\nrules = ''", "select.rules (line 2)"),
+        ("[content]\nroi_color = [230, 40, 256]", "content.roi_color.2"),
+        ("[content]\nroi_color = [-1, 40, 40]", "content.roi_color.0"),
+        ("[content]\nroi_name = 'GTV\\p'", "content.roi_name (line 2): printable ASCII"),
+        ("[content]\nroi_name = 'GTVp  AI'", "content.roi_name (line 2): printable ASCII"),
+        ("[content]\nroi_name = '鼻咽'", "content.roi_name (line 2): printable ASCII"),
+        ("[content]\nstructure_set_label = ' '", "content.structure_set_label (line 2): printable ASCII"),
+        ('[content]\nmanufacturer = "a\\tb"', "content.manufacturer (line 2): printable ASCII"),
+        ("[content]\ndevice_serial = 'Ä'", "content.device_serial (line 2): printable ASCII"),
+        ("[content]\nseries_number_sr = 2147483648", "content.series_number_sr"),
+        ("[listener]\nhost = ''", "listener.host (line 2): a host is a name"),
+        ("[infer]\ntimeout_s = inf", "infer.timeout_s"),
+        ("[[destinations]]\nname = 'a'\nae_title = 'A'\nhost = ''\nport = 104", "host"),
+        ("[[destinations]]\nname = 'a'\nae_title = 'A'\nhost = 'a b'\nport = 104", "host"),
+        ("[[destinations]]\nname = 'a'\nae_title = 'A'\nhost = 'a'\nport = 0", "port"),
+        ("listener = 5", "listener"),
+    ],
+)
+def test_what_would_fail_later_fails_now(tmp_path: Path, text: str, said: str) -> None:
+    """A pattern that does not compile, a colour out of range, text that no element takes: told before a patient."""
+    with pytest.raises(ConfigFault) as caught:
+        load_settings(write(tmp_path, text), {})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "variable"),
+    [
+        ("", "NPC_RTNODE_DESTINATIONS__PORT"),
+        (f'[[destinations]]\nname = "tps"\n{DESTINATION}', "NPC_RTNODE_DESTINATIONS__PORT"),
+        ("listener = 5", "NPC_RTNODE_LISTENER__PORT"),
+    ],
+)
+def test_a_variable_for_what_is_no_section_is_named(tmp_path: Path, text: str, variable: str) -> None:
+    """A list of tables has no single values; the mistake names the variable."""
+    with pytest.raises(ConfigFault, match=variable):
+        load_settings(write(tmp_path, text), {variable: "1"})
+
+
+def test_config_check_names_rules_and_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it found is said: the rule set with its hash, the bundle with its own."""
+    check(write(tmp_path, ""), as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["rules"]["name"] == "npc_ce_t1"
+    assert [len(said["rules"]["hash"]), len(said["bundle"]["sha256"]), said["bundle"]["data"]] == [64, 64, "synthetic"]
+    check(write(tmp_path, ""), as_json=False)
+    told = capsys.readouterr().out
+    assert said["rules"]["hash"] in told
+    assert said["bundle"]["sha256"] in told
+
+
+def test_config_check_finds_what_is_wrong_with_rules_and_bundle(tmp_path: Path) -> None:
+    """A rule set that does not parse, a bundle that is missing or of other stages: each by its own name, exit 2."""
+    (tmp_path / "rules.toml").write_text("name = 1\n")
+    with pytest.raises(RulesFault):
+        check(write(tmp_path, f"[select]\nrules = '{tmp_path / 'rules.toml'}'\n"))
+    with pytest.raises(BundleFault):
+        check(write(tmp_path, f"[infer]\nbundle = '{tmp_path}'\n"))
+    manifest = json.loads((bundle_folder(None) / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps({**manifest, "stage_classes": ["T1", "T2", "T3"]}))
+    with pytest.raises(BundleFault, match="T1, T2, T3") as caught:
+        check(write(tmp_path, f"[infer]\nbundle = '{tmp_path}'\n"))
+    assert caught.value.exit_code == 2
+
+
 def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
     """A name means one destination."""
     text = f'[[destinations]]\nname = "tps"\n{DESTINATION}[[destinations]]\nname = "tps"\n{DESTINATION}'
@@ -82,8 +156,16 @@ def test_only_content_settings_enter_the_work_key() -> None:
     port = base.model_copy(update={"listener": base.listener.model_copy(update={"port": 1})})
     name = base.model_copy(update={"content": base.content.model_copy(update={"roi_name": "GTVp"})})
     zone = base.model_copy(update={"node": base.node.model_copy(update={"utc_offset": "+0800"})})
+    site = base.model_copy(update={"node": base.node.model_copy(update={"site": "another site"})})
     assert content_hash(port) == content_hash(base)
-    assert len({content_hash(s) for s in (base, name, zone)}) == 3
+    assert len({content_hash(s) for s in (base, name, zone, site)}) == 4
+
+
+def test_a_release_that_writes_other_content_has_other_work_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTENT_VERSION is in the hash, so a mended writer makes new objects instead of keeping the old (ADR 0003)."""
+    before = content_hash(Settings())
+    monkeypatch.setattr(module, "CONTENT_VERSION", module.CONTENT_VERSION + 1)
+    assert content_hash(Settings()) != before
 
 
 def test_no_destination_is_a_test_system_unless_it_says_so(tmp_path: Path) -> None:

@@ -10,19 +10,22 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
-from npc_rtnode.adapters.database.journal import Note, move
-from npc_rtnode.adapters.database.series import open_series, queue_job
+from npc_rtnode.adapters.database.journal import Note, move, tell
+from npc_rtnode.adapters.database.series import open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle
+from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import ObjectKind, OpenSeries, WorkOrder
 from npc_rtnode.errors import Forbidden, NotFound
 
-HOLDABLE = {JobState.QUEUED, JobState.PREDICTED, JobState.WRITTEN}
 RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
 RESENDABLE = {JobState.DELIVERED, JobState.FAILED, JobState.WRITTEN}
-RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE}
-COUNT_SHORT_ALONE = "COUNT_SHORT"
+RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE, SeriesState.QUARANTINED}
+NEVER_AGAIN = IDENTITY_CODES | {"CONFLICT"}
+"""Reasons of a quarantine that nothing at this end can mend."""
+
+Deed = Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Only:
+    """One thing among those of a study: a series or a job by its number; nothing stated means whatever there is."""
+
+    series: int | None = None
+    job: int | None = None
+
+    @property
+    def stated(self) -> bool:
+        """Whether one was named."""
+        return self.series is not None or self.job is not None
+
+
+@dataclass(frozen=True)
 class Resending:
     """What to send again: the destinations with the kinds each wants, and whether the release rule lets it go there."""
 
@@ -54,40 +70,52 @@ class Desk:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def release(self, study: str, word: Word) -> list[str]:
-        """Let go what waits for a person. What may never be released says why, and nothing at all is changed."""
+    def release(self, study: str, word: Word, only: Only = Only()) -> list[str]:
+        """Let go one thing that waits for a person; with several waiting, one must be named."""
         with self._sessions.writing() as session:
             rows = series_of(session, study)
-            done = [_release_series(session, row, word) for row in rows if row.state == SeriesState.HELD]
-            done += [_release_stalled(session, row, word) for row in rows if row.state == SeriesState.STALLED]
-            done += [_release_job(session, job, word) for job in _jobs(rows) if job.state == JobState.HELD]
-            return _told(session, done, word, f"nothing of study {study} is held")
+            if rows[0].study.hold and not only.stated:
+                return _told(session, [_lift_hold(session, rows[0].study, word)], word, "")
+            waiting = [*_held_series(session, rows, only, word), *_held_jobs(session, rows, only, word)]
+            if len(waiting) > 1:
+                names = ", ".join(name for name, _ in waiting)
+                raise Forbidden(f"{len(waiting)} things of study {study} wait: name one by --series or --job: {names}")
+            refused = _never(rows, only)
+            if not waiting and refused:
+                raise Forbidden("; ".join(refused))
+            return _told(session, [deed() for _, deed in waiting], word, f"nothing of study {study} is held")
 
     def hold(self, study: str, word: Word) -> list[str]:
-        """Keep back whatever has not been sent."""
+        """Keep a study back at every stage: what is under way is finished, nothing more is begun or sent."""
         with self._sessions.writing() as session:
-            jobs = [job for job in _jobs(series_of(session, study)) if job.state in HOLDABLE]
-            return _told(session, [_hold_job(session, job, word) for job in jobs], word, "nothing there can be held")
+            row = series_of(session, study)[0].study
+            row.hold = f"{word.actor}: {word.reason}"
+            tell(session, "study", row.reference, "HELD", word.note)
+            return _told(session, [f"study {row.reference} is held; what was sent before stays sent"], word, "")
 
     def retry(self, study: str, word: Word) -> list[str]:
-        """Try failed, quarantined or cancelled jobs again, from the stage where they stand."""
+        """Try the newest job of each selected series again, if it failed, was quarantined or was called off."""
         with self._sessions.writing() as session:
-            jobs = [job for job in _jobs(series_of(session, study)) if job.state in RETRYABLE]
-            return _told(session, [_retry_job(session, job, word) for job in jobs], word, "nothing there has failed")
+            rows = series_of(session, study)
+            jobs = [job for job in _newest_jobs(rows) if job.state in RETRYABLE]
+            return _told(session, [_retry_job(session, job, word) for job in jobs], word, _nothing(rows, "has failed"))
 
     def resend(self, study: str, word: Word, resending: Resending) -> list[str]:
-        """Send the stored bytes again. A held result is released first, or not at all."""
+        """Send the stored bytes of the newest result again. A held result is released first, or not at all."""
         with self._sessions.writing() as session:
-            jobs = [job for job in _jobs(series_of(session, study)) if job.objects]
+            rows = series_of(session, study)
+            jobs = [job for job in _newest_jobs(rows) if job.objects]
             if held := [job for job in jobs if job.state == JobState.HELD]:
                 raise Forbidden(f"job {held[0].id} is HELD: {'; '.join(held[0].reasons)}")
             done = [line for job in jobs if job.state in RESENDABLE for line in _resend(session, job, word, resending)]
-            return _told(session, done, word, "no stored object there can be sent")
+            if not done and any(row.jobs for row in rows):
+                raise Forbidden(_nothing(rows, "may be sent"))
+            return _told(session, done, word, "no stored object there")
 
     def reconsider(self, study: str, word: Word) -> list[str]:
         """Judge the latest revision of each series anew, by the rules in force now."""
         with self._sessions.writing() as session:
-            rows = [row for row in series_of(session, study) if row.state in RECONSIDERABLE]
+            rows = [row for row in series_of(session, study) if _can_be_reconsidered(row)]
             return _told(
                 session, [_reconsider(session, row, word) for row in rows], word, "nothing there can be judged"
             )
@@ -102,11 +130,12 @@ class Desk:
         """Queue a job for this order unless its work key has one: then the stored result stands."""
         with self._sessions.writing() as session:
             known = session.scalar(select(JobRow).where(JobRow.work_key == order.work_key))
-            if known is not None:
+            if known is not None and known.state != JobState.CANCELLED:
                 return f"job {known.id} stands ({known.state}): nothing that shapes its objects has changed; see resend"
             if word.dry_run:
                 return f"series {series_id} would be inferred as a new result revision by {order.bundle_name}"
             job = queue_job(session, session.get_one(SeriesRow, series_id), order, word.at)
+            tell(session, "job", str(job), "ORDERED", word.note)
             return f"job {job} queued: a new result revision by {order.bundle_name}"
 
 
@@ -119,8 +148,19 @@ def series_of(session: Session, study: str) -> list[SeriesRow]:
     return list(row.series)
 
 
-def _jobs(rows: Iterable[SeriesRow]) -> list[JobRow]:
-    return [job for row in rows for job in row.jobs]
+def _newest_jobs(rows: Iterable[SeriesRow]) -> list[JobRow]:
+    """The newest job of every series that is selected now: older ones, and those of replaced series, are history."""
+    jobs = [[job for job in row.jobs if job.state != JobState.CANCELLED] or row.jobs for row in rows if _selected(row)]
+    return [found[-1] for found in jobs if found]
+
+
+def _selected(row: SeriesRow) -> bool:
+    return row.state == SeriesState.SELECTED
+
+
+def _nothing(rows: Iterable[SeriesRow], what: str) -> str:
+    stands = "; ".join(f"series {row.id} is {row.state} {' '.join(map(str, row.reasons))}".strip() for row in rows)
+    return f"nothing there {what}: {stands}"
 
 
 def _told(session: Session, done: list[str], word: Word, otherwise: str) -> list[str]:
@@ -131,62 +171,86 @@ def _told(session: Session, done: list[str], word: Word, otherwise: str) -> list
     return done
 
 
+# --- release ----------------------------------------------------------------------------------------------------------
+
+
+def _lift_hold(session: Session, study: StudyRow, word: Word) -> str:
+    was, study.hold = study.hold, None
+    tell(session, "study", study.reference, "RELEASED", word.note)
+    return f"study {study.reference} goes on; it was held by {was}"
+
+
+def _held_series(session: Session, rows: Iterable[SeriesRow], only: Only, word: Word) -> list[tuple[str, Deed]]:
+    def deed(row: SeriesRow) -> Deed:
+        return lambda: _release_series(session, row, word)
+
+    wanted = [row for row in rows if only.job is None and only.series in {None, row.id}]
+    waiting = [row for row in wanted if row.state == SeriesState.HELD or _short_alone(row)]
+    return [(f"series {row.id}", deed(row)) for row in waiting]
+
+
+def _held_jobs(session: Session, rows: Iterable[SeriesRow], only: Only, word: Word) -> list[tuple[str, Deed]]:
+    def deed(job: JobRow) -> Deed:
+        return lambda: _release_job(session, job, word)
+
+    wanted = [job for row in rows for job in row.jobs if only.series is None and only.job in {None, job.id}]
+    return [(f"job {job.id}", deed(job)) for job in wanted if job.state == JobState.HELD and job.releasable]
+
+
+def _never(rows: Iterable[SeriesRow], only: Only) -> list[str]:
+    """What waits there and can be released by nobody, and why."""
+    stalled = [row for row in rows if row.state == SeriesState.STALLED and not _short_alone(row)]
+    jobs = [job for row in rows for job in row.jobs if job.state == JobState.HELD and not job.releasable]
+    return [
+        *(f"series {row.id} is not whole ({_reasons(row)}): it is never inferred; send the rest" for row in stalled),
+        *(f"job {job.id} can be released by nobody: {_reasons(job)}" for job in jobs if only.job in {None, job.id}),
+    ]
+
+
+def _reasons(row: SeriesRow | JobRow) -> str:
+    return "; ".join(str(reason) for reason in row.reasons)
+
+
+def _codes(row: SeriesRow) -> set[str]:
+    return {str(reason).split(":")[0] for reason in row.reasons}
+
+
+def _short_alone(row: SeriesRow) -> bool:
+    return row.state == SeriesState.STALLED and bool(row.reasons) and _codes(row) <= RELEASABLE_CODES
+
+
 def _release_series(session: Session, row: SeriesRow, word: Word) -> str:
-    row.operators_word = f"{word.actor}: {word.reason}"
-    move(session, row, Event.RELEASED, word.note)
-    doubts = "; ".join(str(reason) for reason in row.reasons)
-    return f"series {row.id} released on the word of {word.actor}, as indicated for NPC and against: {doubts}"
-
-
-def _release_stalled(session: Session, row: SeriesRow, word: Word) -> str:
-    if not row.reasons or not all(str(reason).startswith(COUNT_SHORT_ALONE) for reason in row.reasons):
-        raise Forbidden(f"series {row.id} is not whole ({'; '.join(row.reasons)}): it is never inferred; send the rest")
-    row.operators_word = f"{word.actor}: {word.reason}"
-    move(session, row, Event.RELEASED, word.note)
-    return f"series {row.id} released: taken as complete on the word of {word.actor}"
+    """The word covers the doubts that stand there now, and no others."""
+    doubts = _reasons(row)
+    row.operators_word, row.waived = f"{word.actor}: {word.reason}", [*row.waived, *row.reasons]
+    move(session, row, Event.RELEASED, Note(word.at, word.note.actor, {"reason": word.reason, "against": row.reasons}))
+    return f"series {row.id} released on the word of {word.actor}, against: {doubts}"
 
 
 def _release_job(session: Session, job: JobRow, word: Word) -> str:
-    if not job.releasable:
-        raise Forbidden(f"job {job.id} can be released by nobody: {'; '.join(job.reasons)}")
-    if not job.objects:
-        return _requeue(session, job, word)
+    against = _reasons(job)
+    note = Note(word.at, word.note.actor, {"reason": word.reason, "against": job.reasons})
+    if not any(item.deliveries for item in job.objects):
+        requeue(session, job, note)
+        return f"job {job.id} is done again: {against}"
     job.reasons = []
-    move(session, job, Event.RELEASED, word.note)
+    move(session, job, Event.RELEASED, note)
     settle(session, job, word.at)
-    return f"job {job.id} released for sending on the word of {word.actor}"
+    return f"job {job.id} released for sending on the word of {word.actor}, against: {against}"
 
 
-def _hold_job(session: Session, job: JobRow, word: Word) -> str:
-    job.reasons = [f"OPERATOR: held by {word.actor}: {word.reason}"]
-    move(session, job, Event.HELD, word.note)
-    return f"job {job.id} held; what was sent before stays sent"
+# --- retry, resend, reconsider ----------------------------------------------------------------------------------------
 
 
 def _retry_job(session: Session, job: JobRow, word: Word) -> str:
-    if job.series.state != SeriesState.SELECTED:
-        raise Forbidden(f"job {job.id}: its series is {job.series.state}: {'; '.join(job.series.reasons)}")
-    if not job.objects:
-        return _requeue(session, job, word)
-    if job.state == JobState.CANCELLED:
-        raise Forbidden(f"job {job.id} was cancelled: {'; '.join(job.reasons)}")
-    move(session, job, Event.RESENT, word.note)
     failed = [d for item in job.objects for d in item.deliveries if d.state == DeliveryState.FAILED]
+    if not failed or job.state == JobState.CANCELLED:
+        requeue(session, job, word.note)
+        return f"job {job.id} is queued again"
+    move(session, job, Event.RESENT, word.note)
     for delivery in failed:
-        _again(session, delivery, word)
+        owe(session, delivery.object, delivery.destination, word.note)
     return f"job {job.id}: {len(failed)} deliveries are tried again"
-
-
-def _requeue(session: Session, job: JobRow, word: Word) -> str:
-    job.reasons, job.attempts, job.crashes, job.last_error = [], 0, 0, None
-    job.due_at = job.first_due_at = word.at
-    move(session, job, Event.RETRIED, word.note)
-    return f"job {job.id} is queued again"
-
-
-def _again(session: Session, delivery: DeliveryRow, word: Word) -> None:
-    delivery.attempts, delivery.due_at, delivery.first_due_at = 0, word.at, word.at
-    move(session, delivery, Event.RESENT, word.note)
 
 
 def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> list[str]:
@@ -205,17 +269,20 @@ def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> 
 
 
 def _resend_object(session: Session, item: ObjectRow, destination: str, word: Word) -> str:
-    delivery = next((d for d in item.deliveries if d.destination == destination), None)
-    if delivery is None:
-        owe(session, item, destination, word.at)
-    elif delivery.state in {DeliveryState.PENDING, DeliveryState.SENDING}:
+    before: DeliveryRow | None = next((d for d in item.deliveries if d.destination == destination), None)
+    if before is not None and before.state in {DeliveryState.PENDING, DeliveryState.SENDING}:
         return f"{item.kind} to {destination} is already on its way"
-    else:
-        _again(session, delivery, word)
+    owe(session, item, destination, word.note)
     return f"{item.kind} {item.sop_uid} goes to {destination}: the stored bytes"
 
 
+def _can_be_reconsidered(row: SeriesRow) -> bool:
+    return row.state in RECONSIDERABLE and not (row.state == SeriesState.QUARANTINED and _codes(row) & NEVER_AGAIN)
+
+
 def _reconsider(session: Session, row: SeriesRow, word: Word) -> str:
-    row.operators_word = None if row.state != SeriesState.SELECTED else row.operators_word
+    row.troubles, row.due_at = 0, word.at
+    if row.state != SeriesState.SELECTED:
+        row.operators_word, row.waived = None, []
     move(session, row, Event.RECONSIDERED, word.note)
     return f"series {row.id} is judged again by the rules in force"

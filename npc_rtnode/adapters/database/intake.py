@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import count
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
 _KEPT, _CONFLICTING = "KEPT", "CONFLICTING"
+_CONFLICT = "CONFLICT: one SOP Instance UID came with two different contents; both are kept, neither is used"
 
 
 class IntakeLedger:
@@ -33,12 +35,20 @@ class IntakeLedger:
         with self._sessions.writing() as session:
             session.add(_association(info, now))
 
-    def association_ended(self, info: AssociationInfo, how: str, now: datetime) -> None:
-        """It was released, aborted or lost."""
+    def association_ended(self, info: AssociationInfo, how: str, refused: Sequence[str], now: datetime) -> None:
+        """It was released, aborted, lost or let go for idleness; `refused` are the images of it that were not taken."""
         with self._sessions.writing() as session:
-            row = session.get(AssociationRow, info.association_id)
-            if row is not None:
-                row.ended_at, row.how = now, how[:200]
+            _know_association(session, info, now)
+            row = session.get_one(AssociationRow, info.association_id)
+            row.ended_at, row.how, row.refused = now, how[:200], list(refused)
+
+    def close_lost_associations(self, now: datetime) -> int:
+        """At the receiver's start: associations that its last process left open were lost; how many."""
+        with self._sessions.writing() as session:
+            left = session.scalars(select(AssociationRow).where(AssociationRow.ended_at.is_(None))).all()
+            for row in left:
+                row.ended_at, row.how = now, "lost"
+            return len(left)
 
     def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
         """A caller was refused: kept as a row and as an event."""
@@ -78,6 +88,7 @@ class IntakeLedger:
             _know_association(session, arrival.received.association, now)
             known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
             if any(row.sha256 == arrival.sha256 for row in known):
+                self._feed_again(session, arrival, now)
                 return StoreOutcome.DUPLICATE
             if known:
                 return self._conflict(session, known, arrival, now)
@@ -87,35 +98,59 @@ class IntakeLedger:
     def _conflict(
         self, session: Session, known: Sequence[InstanceRow], arrival: Arrival, now: datetime
     ) -> StoreOutcome:
-        row = session.get_one(SeriesRow, known[0].series_id)
-        latest = _latest(session, row.series_uid) or row
-        session.add(_instance(latest, arrival, _CONFLICTING, now))
-        reason = "CONFLICT: one SOP Instance UID came with two different contents; both are kept, neither is used"
-        latest.reasons = [*latest.reasons, reason]
-        if latest.state != SeriesState.QUARANTINED:
-            move(session, latest, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
-        call_off(session, latest, "the series is quarantined: conflicting contents", now)
+        """Quarantine the series that has the instance, and the one that it came under now."""
+        held = session.get_one(SeriesRow, known[0].series_id)
+        own = self._open_revision(session, arrival, now)
+        session.add(_instance(own, arrival, _CONFLICTING, now))
+        for row in {own.id: own, held.id: _latest(session, held.series_uid) or held}.values():
+            row.reasons = [*row.reasons, _CONFLICT]
+            if row.state != SeriesState.QUARANTINED:
+                move(session, row, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
+            call_off(session, row.jobs, "the series is quarantined: conflicting contents", now)
         return StoreOutcome.CONFLICT
 
     def _keep(self, session: Session, arrival: Arrival, now: datetime) -> None:
-        series = _latest(session, arrival.identity.series_uid)
-        if series is None:
-            series = self._new_series(session, self._study(session, arrival, now), arrival, now, revision=1)
-        elif series.state not in _STILL_OPEN | {SeriesState.QUARANTINED}:
-            series = self._next_revision(session, series, arrival, now)
-        elif series.state == SeriesState.STALLED:
-            move(session, series, Event.INSTANCE_STORED, Note(now))
-        series.last_received_at, series.due_at = now, now + self._quiet
+        latest = _latest(session, arrival.identity.series_uid)
+        if latest is not None and latest.state not in _STILL_OPEN | {SeriesState.QUARANTINED}:
+            latest = self._next_revision(session, latest, arrival, now)
+        series = latest or self._open_revision(session, arrival, now)
+        self._feed(session, series, arrival, now)
         session.add(_instance(series, arrival, _KEPT, now))
+
+    def _feed_again(self, session: Session, arrival: Arrival, now: datetime) -> None:
+        """A re-send of what is here counts as life of a series that is still open: its transfer may now end well."""
+        series = _latest(session, arrival.identity.series_uid)
+        if series is not None and series.state in _STILL_OPEN:
+            self._feed(session, series, arrival, now)
+
+    def _feed(self, session: Session, series: SeriesRow, arrival: Arrival, now: datetime) -> None:
+        association = session.get_one(AssociationRow, arrival.received.association.association_id)
+        association.last_series_id, series.last_association_id = series.id, association.id
+        series.last_received_at, series.due_at = now, now + self._quiet
+        if series.state == SeriesState.STALLED:
+            move(session, series, Event.INSTANCE_STORED, Note(now))
+
+    def _open_revision(self, session: Session, arrival: Arrival, now: datetime) -> SeriesRow:
+        """The latest revision of the series, or its first."""
+        latest = _latest(session, arrival.identity.series_uid)
+        return latest or self._new_series(session, self._study(session, arrival, now), arrival, now, revision=1)
 
     def _study(self, session: Session, arrival: Arrival, now: datetime) -> StudyRow:
         uid = arrival.identity.study_uid
         row = session.scalar(select(StudyRow).where(StudyRow.study_uid == uid))
         if row is None:
-            row = StudyRow(study_uid=uid, reference=study_reference(uid, self._site_key), first_received_at=now)
+            row = StudyRow(study_uid=uid, reference=self._unused_reference(session, uid), first_received_at=now)
             session.add(row)
             session.flush()
         return row
+
+    def _unused_reference(self, session: Session, study_uid: str) -> str:
+        """References are short, so two studies may fall on one: the later one takes the next."""
+        for turn in count():
+            reference = study_reference(f"{study_uid}/{turn}" if turn else study_uid, self._site_key)
+            if session.scalar(select(StudyRow.id).where(StudyRow.reference == reference)) is None:
+                return reference
+        raise AssertionError  # count() does not end
 
     def _new_series(
         self, session: Session, study: StudyRow, arrival: Arrival, now: datetime, revision: int
@@ -128,6 +163,7 @@ class IntakeLedger:
             called_ae=arrival.received.association.called_ae[:16],
             state=SeriesState.RECEIVING,
             reasons=[],
+            last_association_id=arrival.received.association.association_id,
             first_received_at=now,
             last_received_at=now,
         )
@@ -139,7 +175,7 @@ class IntakeLedger:
         because = f"SUPERSEDED: an instance came after the series was closed; revision {old.revision + 1} replaces it"
         old.reasons = [*old.reasons, because]
         move(session, old, Event.SUPERSEDED, Note(now))
-        call_off(session, old, because, now)
+        call_off(session, old.jobs, because, now)
         return self._new_series(session, old.study, arrival, now, revision=old.revision + 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.desk import series_of
@@ -47,6 +47,7 @@ class Queries:
             return {
                 "study": study.reference,
                 "study_uid": study.study_uid,
+                "hold": study.hold,
                 "first_received_at": _time(study.first_received_at),
                 "series": [_series(session, row) for row in rows],
             }
@@ -54,9 +55,15 @@ class Queries:
     def history(self, reference: str) -> list[View]:
         """Every event of a study's series, jobs and deliveries, in order."""
         with self._sessions.reading() as session:
-            subjects = _subjects(series_of(session, reference))
-            rows = session.scalars(select(EventRow).order_by(EventRow.seq))
-            return [_event(row) for row in rows if (row.subject, row.subject_id) in subjects]
+            subjects = sorted(_subjects(series_of(session, reference)))
+            named = tuple_(EventRow.subject, EventRow.subject_id).in_(subjects)
+            return [_event(row) for row in session.scalars(select(EventRow).where(named).order_by(EventRow.seq))]
+
+    def indication(self, series_id: int) -> str:
+        """What the newest job of a series was ordered on."""
+        newest = select(JobRow.indication).where(JobRow.series_id == series_id).order_by(JobRow.id.desc()).limit(1)
+        with self._sessions.reading() as session:
+            return session.scalar(newest) or ""
 
     def counts(self) -> View:
         """How many of what, by state."""
@@ -104,12 +111,6 @@ def _study_line(session: Session, row: StudyRow) -> View:
 
 def _series(session: Session, row: SeriesRow) -> View:
     instances = select(func.count(InstanceRow.id)).where(InstanceRow.series_id == row.id)
-    callers = (
-        select(AssociationRow.calling_ae, AssociationRow.peer_ip)
-        .join(InstanceRow, InstanceRow.association_id == AssociationRow.id)
-        .where(InstanceRow.series_id == row.id)
-        .distinct()
-    )
     return {
         "series": row.id,
         "series_uid": row.series_uid,
@@ -118,7 +119,7 @@ def _series(session: Session, row: SeriesRow) -> View:
         "state": row.state,
         "reasons": list(row.reasons),
         "instances": session.scalar(instances) or 0,
-        "from": [f"{ae} at {ip}" for ae, ip in session.execute(callers)],
+        "associations": _associations(session, row),
         "called_ae": row.called_ae,
         "first_received_at": _time(row.first_received_at),
         "last_received_at": _time(row.last_received_at),
@@ -130,6 +131,21 @@ def _series(session: Session, row: SeriesRow) -> View:
         "verdicts": _verdicts(row),
         "jobs": [_job(session, job) for job in row.jobs],
     }
+
+
+def _associations(session: Session, row: SeriesRow) -> list[View]:
+    fed = select(InstanceRow.association_id).where(InstanceRow.series_id == row.id)
+    wanted = AssociationRow.id.in_(fed) | (AssociationRow.id == row.last_association_id)
+    return [
+        {
+            "calling_ae": one.calling_ae,
+            "peer_ip": one.peer_ip,
+            "opened_at": _time(one.opened_at),
+            "ended": one.how or "open",
+            "images_refused": len(one.refused or []),
+        }
+        for one in session.scalars(select(AssociationRow).where(wanted).order_by(AssociationRow.opened_at))
+    ]
 
 
 def _verdicts(row: SeriesRow) -> list[View]:
@@ -201,6 +217,8 @@ def _subjects(rows: list[SeriesRow]) -> set[tuple[str, str]]:
     items = [item for job in jobs for item in job.objects]
     deliveries = [d for item in items for d in item.deliveries]
     return {
+        ("study", rows[0].study.reference),
+        *(("association", row.last_association_id) for row in rows),
         *(("series", str(row.id)) for row in rows),
         *(("job", str(row.id)) for row in jobs),
         *(("object", str(row.id)) for row in items),

@@ -1,20 +1,31 @@
-"""The ledger's series pages: what is quiet, what was decided on it, and an operator's word about it."""
+"""The ledger's series pages: what is quiet, what was decided on it, and which job came of it."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
-from npc_rtnode.adapters.database.tables import InstanceRow, JobRow, SeriesRow, VerdictRow
+from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow, VerdictRow
+from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
-from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
-from npc_rtnode.domain.records import Choice, Closing, OpenSeries, Verdict, WorkOrder
+from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
+from npc_rtnode.domain.records import Choice, Closing, Finding, OpenSeries, Verdict, WorkOrder
+from npc_rtnode.domain.retry import CRASH_LIMIT
 
-CAN_CANCEL = {JobState.QUEUED, JobState.PREDICTED, JobState.HELD}
+UNFINISHED = {JobState.QUEUED, JobState.PREDICTED, JobState.HELD, JobState.WRITTEN}
+"""Jobs that can be called off at once; one that a worker has in hand is called off when it wants to commit."""
+
+OPEN_LIMIT_S = 600
+"""An association that stays open (some peers keep one alive by C-ECHO) is not waited for longer than this."""
+
+TROUBLE_PAUSE_S = 60
+"""A series that could not be judged is looked at again after this, and four times this, and then set apart."""
 
 
 class SeriesLedger:
@@ -24,18 +35,27 @@ class SeriesLedger:
         self._sessions = sessions
 
     def quiet(self, now: datetime) -> list[OpenSeries]:
-        """Series that are receiving and whose quiet time has run out, oldest first."""
+        """Series that are receiving, whose quiet time has run out and whose sender has moved on; oldest first."""
         due = (
             select(SeriesRow)
+            .join(AssociationRow, AssociationRow.id == SeriesRow.last_association_id)
             .where(SeriesRow.state == SeriesState.RECEIVING, SeriesRow.due_at <= now)
+            .where(
+                AssociationRow.ended_at.is_not(None)
+                | (AssociationRow.last_series_id != SeriesRow.id)
+                | (SeriesRow.last_received_at <= now - timedelta(seconds=OPEN_LIMIT_S))
+            )
             .order_by(SeriesRow.due_at)
         )
         return self._opened(due)
 
-    def next_due(self) -> datetime | None:
-        """When the next quiet time runs out; None with nothing receiving."""
+    def next_due(self, now: datetime) -> datetime | None:
+        """When the next quiet time runs out; None with nothing waiting for one."""
+        waiting = select(func.min(SeriesRow.due_at)).where(
+            SeriesRow.state == SeriesState.RECEIVING, SeriesRow.due_at > now
+        )
         with self._sessions.reading() as session:
-            return session.scalar(select(func.min(SeriesRow.due_at)).where(SeriesRow.state == SeriesState.RECEIVING))
+            return session.scalar(waiting)
 
     def complete(self) -> list[OpenSeries]:
         """Series that are complete and not yet judged, oldest first."""
@@ -43,9 +63,9 @@ class SeriesLedger:
             select(SeriesRow).where(SeriesRow.state == SeriesState.COMPLETE).order_by(SeriesRow.closed_at)
         )
 
-    def _opened(self, query: object) -> list[OpenSeries]:
+    def _opened(self, query: Select[Any]) -> list[OpenSeries]:
         with self._sessions.reading() as session:
-            return [open_series(session, row) for row in session.scalars(query)]  # type: ignore[call-overload]
+            return [open_series(session, row) for row in session.scalars(query)]
 
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since, and the series stays open."""
@@ -55,15 +75,20 @@ class SeriesLedger:
             if row.state != SeriesState.RECEIVING or len(inputs) != series.seen:
                 return False
             row.closed_at, row.closed_because, row.due_at = now, closing.because, None
-            row.input_digest, row.reasons = input_digest(inputs), list(closing.reasons)
-            self._close(session, row, closing, now)
+            row.input_digest, row.reasons, row.troubles = input_digest(inputs), list(closing.reasons), 0
+            move(session, row, closing.event, Note(now, detail={"because": closing.because, "reasons": row.reasons}))
             return True
 
-    def _close(self, session: Session, row: SeriesRow, closing: Closing, now: datetime) -> None:
-        note = Note(now, detail={"because": closing.because})
-        if closing.event is Event.QUARANTINED:
-            move(session, row, Event.CLOSED_WHOLE, note)
-        move(session, row, closing.event, note)
+    def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
+        """Judging it went wrong: look again later, and set it apart at the third time."""
+        with self._sessions.writing() as session:
+            row = session.get_one(SeriesRow, series.series_id, with_for_update=True)
+            if row.state != SeriesState.RECEIVING:
+                return
+            row.troubles += 1
+            row.due_at, row.reasons = now + timedelta(seconds=TROUBLE_PAUSE_S * 4 ** (row.troubles - 1)), [because]
+            over = row.troubles >= CRASH_LIMIT
+            move(session, row, Event.QUARANTINED if over else Event.POSTPONED, Note(now, detail={"because": because}))
 
     def choose(self, series: OpenSeries, choice: Choice, now: datetime) -> int | None:
         """Record verdicts and decision in one transaction; the id of the job when one was queued or found."""
@@ -73,15 +98,17 @@ class SeriesLedger:
                 return None
             row.rules_hash, row.reasons = choice.rules_hash, list(choice.reasons)
             session.add_all(_verdict(row, verdict, now) for verdict in choice.verdicts)
-            move(session, row, choice.event, Note(now, detail={"rules": choice.rules_hash}))
+            detail = {"rules": choice.rules_hash, "reasons": row.reasons}
+            move(session, row, choice.event, Note(now, detail=detail))
             if choice.order is None:
-                call_off(session, row, f"{choice.event}: the series was judged anew", now)
+                call_off(session, row.jobs, f"{choice.event}: the series was judged anew", now)
                 return None
             return queue_job(session, row, choice.order, now)
 
 
 def open_series(session: Session, row: SeriesRow) -> OpenSeries:
     """A row as the stages see it."""
+    inputs = tuple(inputs_of(session, row))
     return OpenSeries(
         series_id=row.id,
         study_reference=row.study.reference,
@@ -89,10 +116,31 @@ def open_series(session: Session, row: SeriesRow) -> OpenSeries:
         revision=row.revision,
         called_ae=row.called_ae,
         modality=row.modality,
-        inputs=tuple(inputs_of(session, row)),
+        inputs=inputs,
         last_received_at=row.last_received_at,
         operators_word=row.operators_word,
+        waived=tuple(str(reason) for reason in row.waived),
+        doubts=tuple(_transfer_doubts(session, row, {sop_uid for sop_uid, _ in inputs})),
+        rivals=_rivals(session, row),
     )
+
+
+def _transfer_doubts(session: Session, row: SeriesRow, known: set[str]) -> list[Finding]:
+    last = session.get_one(AssociationRow, row.last_association_id)
+    fed = select(InstanceRow.association_id).where(InstanceRow.series_id == row.id)
+    refused = session.scalars(select(AssociationRow.refused).where(AssociationRow.id.in_(fed)))
+    missing = {str(sop_uid) for refusals in [*refused, last.refused] for sop_uid in refusals} - known
+    cut_short = last.how if last.last_series_id == row.id and last.how in {"aborted", "lost"} else None
+    return transfer_doubts(cut_short, len(missing))
+
+
+def _rivals(session: Session, row: SeriesRow) -> tuple[int, ...]:
+    others = select(SeriesRow.id).where(
+        SeriesRow.study_id == row.study_id,
+        SeriesRow.series_uid != row.series_uid,
+        SeriesRow.state == SeriesState.SELECTED,
+    )
+    return tuple(session.scalars(others))
 
 
 def inputs_of(session: Session, row: SeriesRow) -> list[tuple[str, str]]:
@@ -107,10 +155,29 @@ def inputs_of(session: Session, row: SeriesRow) -> list[tuple[str, str]]:
 
 
 def queue_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) -> int:
-    """Queue the job of this work key, unless that key has one already (ADR 0003); its id."""
+    """Queue the job of this work key; a key that has one already keeps it (ADR 0003), called back if it was called off.
+
+    Older jobs of the series are called off: two results of one series never travel together.
+    """
     known = session.scalar(select(JobRow).where(JobRow.work_key == order.work_key))
-    if known is not None:
-        return known.id
+    call_off(
+        session, (job for job in row.jobs if job is not known), f"a newer order for series {row.id} took its place", now
+    )
+    if known is None:
+        return _new_job(session, row, order, now)
+    if known.state == JobState.CANCELLED:
+        requeue(session, known, Note(now, detail={"because": "the series was selected again"}))
+    return known.id
+
+
+def requeue(session: Session, job: JobRow, note: Note) -> None:
+    """Begin a job anew; its work key, UIDs and dates stay what they were."""
+    job.reasons, job.releasable, job.attempts, job.crashes, job.last_error = [], True, 0, 0, None
+    job.due_at = job.first_due_at = note.at
+    move(session, job, Event.RETRIED, note)
+
+
+def _new_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) -> int:
     revisions = select(func.coalesce(func.max(JobRow.result_revision), 0)).where(JobRow.series_id == row.id)
     job = JobRow(
         series_id=row.id,
@@ -134,15 +201,20 @@ def queue_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime)
     return job.id
 
 
-def call_off(session: Session, series: SeriesRow, because: str, now: datetime) -> None:
-    """Stop what has not left the house yet; what was delivered stays delivered, and is named by the new revision."""
-    for job in session.scalars(select(JobRow).where(JobRow.series_id == series.id)):
-        if job.state in CAN_CANCEL:
+def call_off(session: Session, jobs: Iterable[JobRow], because: str, now: datetime) -> None:
+    """Stop what has not left the house yet; what was delivered stays delivered."""
+    for job in jobs:
+        if job.state in UNFINISHED:
             job.reasons = [*job.reasons, because]
-            move(session, job, Event.CANCELLED, Note(now))
-        elif job.state == JobState.WRITTEN:
-            job.reasons, job.releasable = [*job.reasons, because], False
-            move(session, job, Event.HELD, Note(now))
+            move(session, job, Event.CANCELLED, Note(now, detail={"because": because}))
+            _call_off_deliveries(session, job, because, now)
+
+
+def _call_off_deliveries(session: Session, job: JobRow, because: str, now: datetime) -> None:
+    for delivery in (d for item in job.objects for d in item.deliveries):
+        if delivery.state == DeliveryState.PENDING:
+            delivery.last_error = because
+            move(session, delivery, Event.CANCELLED, Note(now))
 
 
 def _verdict(row: SeriesRow, verdict: Verdict, now: datetime) -> VerdictRow:

@@ -63,7 +63,7 @@ _BIG = BigInteger().with_variant(Integer, "sqlite")
 
 
 class AssociationRow(Table):
-    """One association that a peer opened, accepted or not."""
+    """One association that a peer opened, accepted or not; `refused` are SOP Instance UIDs of images not taken."""
 
     __tablename__ = "associations"
 
@@ -74,10 +74,12 @@ class AssociationRow(Table):
     opened_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     how: Mapped[str | None] = mapped_column(String(200))
+    last_series_id: Mapped[int | None]
+    refused: Mapped[list[Any]] = mapped_column(default=list)
 
 
 class StudyRow(Table):
-    """One study, with the short reference that people use for it."""
+    """One study, with the short reference that people use for it; `hold` is who keeps it back, and why."""
 
     __tablename__ = "studies"
 
@@ -85,6 +87,7 @@ class StudyRow(Table):
     study_uid: Mapped[str] = mapped_column(String(64), unique=True)
     reference: Mapped[str] = mapped_column(String(16), unique=True)
     first_received_at: Mapped[datetime]
+    hold: Mapped[str | None] = mapped_column(Text)
 
     series: Mapped[list[SeriesRow]] = relationship(back_populates="study", order_by="SeriesRow.id")
 
@@ -107,6 +110,9 @@ class SeriesRow(Table):
     state: Mapped[str] = mapped_column(String(16))
     reasons: Mapped[list[Any]] = mapped_column(default=list)
     operators_word: Mapped[str | None] = mapped_column(Text)
+    waived: Mapped[list[Any]] = mapped_column(default=list)
+    troubles: Mapped[int] = mapped_column(default=0)
+    last_association_id: Mapped[str] = mapped_column(ForeignKey("associations.id"))
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     due_at: Mapped[datetime | None]

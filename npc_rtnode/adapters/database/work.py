@@ -7,7 +7,7 @@ a worker that overslept its lease changes nothing (intake.md 2.4 rule 4).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
 from npc_rtnode.adapters.database.series import open_series
-from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow
+from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.domain.lifecycle import WORKING, DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import (
     DeliveryInHand,
@@ -27,6 +27,7 @@ from npc_rtnode.domain.records import (
     ObjectKind,
     ResultToCommit,
     SendReceipt,
+    WrittenObject,
 )
 from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Quarantine
 from npc_rtnode.errors import LeaseLost
@@ -37,7 +38,9 @@ _ENDS: Mapping[type[Decision], Event] = {
     GiveUp: Event.FAILED,
     Quarantine: Event.QUARANTINED,
 }
-_SUPERSEDED = "SUPERSEDED: the series has a later revision; this result may not be sent"
+_SUPERSEDES_DELIVERED = (
+    "SUPERSEDES_DELIVERED: another result of this series was delivered, or may have been: a person decides on this one"
+)
 
 
 class WorkLedger:
@@ -50,9 +53,10 @@ class WorkLedger:
 
     def claim_job(self, state: JobState, stage: str, now: datetime, lease_s: float) -> JobInHand | None:
         """Take the oldest due job in this state; None when there is none."""
-        due = select(JobRow).where(JobRow.state == state, JobRow.due_at <= now).order_by(JobRow.due_at, JobRow.id)
+        due = _free(select(JobRow)).where(JobRow.state == state, JobRow.due_at <= now)
         with self._sessions.writing() as session:
-            row = session.scalar(due.limit(1).with_for_update(skip_locked=True))
+            oldest = due.order_by(JobRow.due_at, JobRow.id).limit(1)
+            row = session.scalar(oldest.with_for_update(skip_locked=True, of=JobRow))
             if row is None:
                 return None
             lease = _take(session, row, stage, now, lease_s)
@@ -60,20 +64,15 @@ class WorkLedger:
 
     def claim_delivery(self, destination: str, now: datetime, lease_s: float) -> DeliveryInHand | None:
         """Take the oldest due delivery to this destination whose job is cleared for sending."""
-        due = (
-            select(DeliveryRow)
-            .join(ObjectRow)
-            .join(JobRow)
-            .where(
-                DeliveryRow.state == DeliveryState.PENDING,
-                DeliveryRow.destination == destination,
-                DeliveryRow.due_at <= now,
-                JobRow.state == JobState.WRITTEN,
-            )
-            .order_by(DeliveryRow.due_at, DeliveryRow.id)
+        due = _free(select(DeliveryRow).join(ObjectRow).join(JobRow)).where(
+            DeliveryRow.state == DeliveryState.PENDING,
+            DeliveryRow.destination == destination,
+            DeliveryRow.due_at <= now,
+            JobRow.state == JobState.WRITTEN,
         )
         with self._sessions.writing() as session:
-            row = session.scalar(due.limit(1).with_for_update(skip_locked=True, of=DeliveryRow))
+            oldest = due.order_by(DeliveryRow.due_at, DeliveryRow.id).limit(1)
+            row = session.scalar(oldest.with_for_update(skip_locked=True, of=DeliveryRow))
             if row is None:
                 return None
             return _delivery_in_hand(row, _take(session, row, "deliver", now, lease_s))
@@ -85,7 +84,7 @@ class WorkLedger:
         with self._sessions.writing() as session:
             row = _fenced_job(session, lease)
             row.results = {**row.results, **results}
-            row.due_at, row.attempts = now, 0
+            row.due_at, row.attempts, row.crashes = now, 0, 0
             _end(session, row, lease, Event.DONE, Note(now))
 
     def held(self, lease: Lease, holds: Sequence[Finding], results: dict[str, Any], now: datetime) -> None:
@@ -100,15 +99,27 @@ class WorkLedger:
         """Objects, what is owed, and the job's state in one transaction; WRITTEN or HELD."""
         with self._sessions.writing() as session:
             row = _fenced_job(session, lease)
+            if gone := _no_longer_wanted(row):
+                row.reasons = [gone]
+                _end(session, row, lease, Event.CANCELLED, Note(now, detail={"reasons": [gone]}))
+                return JobState(row.state)
             _store_result(session, row, result, now)
-            holds = [str(hold) for hold in result.holds]
-            if row.series.state != SeriesState.SELECTED:
-                holds, row.releasable = [*holds, _SUPERSEDED], False
-            row.reasons = holds
-            event = Event.HELD if holds else Event.DONE
-            _end(session, row, lease, event, Note(now, detail={"reasons": holds}))
+            row.reasons = [str(hold) for hold in result.holds]
+            if result.releasable and _may_have_been_delivered(session, row):
+                row.reasons = [*row.reasons, _SUPERSEDES_DELIVERED]
+            event = Event.HELD if row.reasons else Event.DONE
+            _end(session, row, lease, event, Note(now, detail={"reasons": row.reasons}))
             settle(session, row, now)
             return JobState(row.state)
+
+    def replace(self, lease: Lease, because: str, now: datetime) -> None:
+        """This job can no longer become what it was queued as; its series is judged, and ordered, anew."""
+        with self._sessions.writing() as session:
+            row = _fenced_job(session, lease)
+            row.reasons = [because]
+            _end(session, row, lease, Event.CANCELLED, Note(now, detail={"because": because}))
+            if row.series.state == SeriesState.SELECTED:
+                move(session, row.series, Event.RECONSIDERED, Note(now, detail={"because": because}))
 
     def sent(self, lease: Lease, receipt: SendReceipt) -> None:
         """The destination accepted that very object; with the last one the job is delivered."""
@@ -126,25 +137,58 @@ class WorkLedger:
             row.last_error = decision.because
             event = _ENDS[type(decision)]
             if isinstance(decision, Postpone):
-                row.due_at = decision.until
+                row.due_at, row.attempts = decision.until, row.attempts - (not decision.counts)
             _end(session, row, lease, event, Note(now, detail={"because": decision.because}))
             if isinstance(row, DeliveryRow):
                 settle(session, row.object.job, now)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
-    def recover(self, now: datetime, all_leases: bool = False) -> int:
-        """Take back work whose lease ran out, or (at start, with the node's lock held) every lease; how many."""
+    def recover_all(self, now: datetime) -> int:
+        """At start, with the node's lock held: whatever was in hand, its worker died; how many."""
         with self._sessions.writing() as session:
-            lost = [*session.scalars(_leased(JobRow, "job")), *session.scalars(_leased(DeliveryRow, "delivery"))]
-            gone = [row for row in lost if all_leases or row.lease_until is None or row.lease_until <= now]
+            lost = _in_work(session)
+            for row in lost:
+                row.crashes += 1
+                _interrupt(session, row, now)
+            return len(lost)
+
+    def recover(self, now: datetime, in_hand: Collection[str]) -> int:
+        """While running: work whose lease ran out with nobody at it (its end could not be recorded); how many."""
+        with self._sessions.writing() as session:
+            lost = [row for row in _in_work(session) if row.lease_token not in in_hand]
+            gone = [row for row in lost if row.lease_until is None or row.lease_until <= now]
             for row in gone:
                 _interrupt(session, row, now)
             return len(gone)
 
+    def cancel_unknown(self, destinations: Collection[str], now: datetime) -> int:
+        """At start: deliveries to destinations that the settings no longer name; nobody would ever send them."""
+        orphaned = select(DeliveryRow).where(
+            DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.destination.not_in(destinations)
+        )
+        with self._sessions.writing() as session:
+            rows = session.scalars(orphaned).all()
+            for row in rows:
+                row.last_error = "UNKNOWN_DESTINATION: the settings no longer name it"
+                move(session, row, Event.CANCELLED, Note(now))
+                settle(session, row.object.job, now)
+            return len(rows)
 
-def _leased(table: type[Any], subject: str) -> Select[Any]:
-    return select(table).where(table.state.in_(sorted(WORKING[subject])))
+
+def _free(query: Select[Any]) -> Select[Any]:
+    """Only work of a series that is still selected, in a study that nobody keeps back."""
+    return (
+        query.join(SeriesRow, SeriesRow.id == JobRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(SeriesRow.state == SeriesState.SELECTED, StudyRow.hold.is_(None))
+    )
+
+
+def _in_work(session: Session) -> list[WorkRow]:
+    jobs = session.scalars(select(JobRow).where(JobRow.state.in_(sorted(WORKING["job"]))))
+    sending = session.scalars(select(DeliveryRow).where(DeliveryRow.state.in_(sorted(WORKING["delivery"]))))
+    return [*jobs, *sending]
 
 
 def _take(session: Session, row: WorkRow, stage: str, now: datetime, lease_s: float) -> Lease:
@@ -185,7 +229,6 @@ def _end(session: Session, row: WorkRow, lease: Lease, event: Event, note: Note)
 
 def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:
     token, row.lease_token, row.lease_until = row.lease_token, None, None
-    row.crashes += 1
     row.due_at = now
     for attempt in session.scalars(select(AttemptRow).where(AttemptRow.lease_token == token)):
         attempt.ended_at, attempt.outcome = now, Event.INTERRUPTED
@@ -207,20 +250,41 @@ def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
         settings_hash=row.settings_hash,
         indication=row.indication,
         content_at=row.content_at,
-        supersedes_delivered=_supersedes_delivered(session, row),
     )
 
 
-def _supersedes_delivered(session: Session, row: JobRow) -> bool:
-    """Whether another result of the same series UID has reached some destination already."""
-    query = (
-        select(DeliveryRow.id)
+def _no_longer_wanted(row: JobRow) -> str | None:
+    """Why this result comes too late: its series was replaced or set apart, or a newer order was placed."""
+    if row.series.state not in {SeriesState.SELECTED, SeriesState.COMPLETE}:
+        return f"its series is {row.series.state} by now: {'; '.join(row.series.reasons)}"
+    living = [job for job in row.series.jobs if job.state != JobState.CANCELLED]
+    if any(job.result_revision > row.result_revision for job in living):
+        return "a newer order for the series took its place"
+    return None
+
+
+def _may_have_been_delivered(session: Session, row: JobRow) -> bool:
+    """Whether another result of the same series UID reached, or may have reached, some destination.
+
+    An attempt that ended in silence or confusion, or with its worker, may have stored the object at the peer.
+    """
+    others = (
+        select(DeliveryRow.id, DeliveryRow.sent_at)
         .join(ObjectRow)
         .join(JobRow)
         .join(SeriesRow)
-        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id != row.id, DeliveryRow.sent_at.is_not(None))
+        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id != row.id)
     )
-    return session.scalar(query.limit(1)) is not None
+    deliveries = {row.id: row.sent_at for row in session.execute(others)}
+    unsure = select(AttemptRow.id).where(
+        AttemptRow.subject == "delivery",
+        AttemptRow.subject_id.in_(deliveries),
+        AttemptRow.ended_at.is_(None)
+        | (AttemptRow.outcome == Event.INTERRUPTED)
+        | AttemptRow.detail.startswith("PEER_STALLED")
+        | AttemptRow.detail.startswith("PEER_CONFUSED"),
+    )
+    return any(deliveries.values()) or session.scalar(unsure.limit(1)) is not None
 
 
 def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
@@ -243,31 +307,39 @@ def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
 def _store_result(session: Session, row: JobRow, result: ResultToCommit, now: datetime) -> None:
     row.results = {**row.results, **result.results}
     row.releasable = result.releasable
+    first = {item.kind: item for item in row.objects}  # committed by an earlier attempt: those bytes stand (ADR 0003)
     for item, sha256 in result.objects:
-        stored = ObjectRow(
-            job_id=row.id,
-            kind=item.kind,
-            sop_class_uid=item.sop_class_uid,
-            sop_uid=item.sop_uid,
-            sha256=sha256,
-            size=len(item.encoded),
-            created_at=now,
-        )
-        session.add(stored)
-        session.flush()
+        stored = first.get(item.kind) or _new_object(session, row, item, sha256, now)
         for kind, destination in result.owed:
             if kind == item.kind:
-                owe(session, stored, destination, now)
+                owe(session, stored, destination, Note(now))
 
 
-def owe(session: Session, item: ObjectRow, destination: str, now: datetime) -> DeliveryRow:
-    """A new delivery of this object to this destination."""
-    row = DeliveryRow(
-        object_id=item.id, destination=destination, state=DeliveryState.PENDING, due_at=now, first_due_at=now
+def _new_object(session: Session, row: JobRow, item: WrittenObject, sha256: str, now: datetime) -> ObjectRow:
+    stored = ObjectRow(
+        kind=item.kind,
+        sop_class_uid=item.sop_class_uid,
+        sop_uid=item.sop_uid,
+        sha256=sha256,
+        size=len(item.encoded),
+        created_at=now,
     )
-    session.add(row)
-    born(session, row, Note(now, detail={"destination": destination, "kind": item.kind}))
-    return row
+    row.objects.append(stored)
+    session.flush()
+    return stored
+
+
+def owe(session: Session, item: ObjectRow, destination: str, note: Note) -> DeliveryRow:
+    """A delivery of this object to this destination: a new one, or the one that ended before, due again."""
+    known = next((row for row in item.deliveries if row.destination == destination), None)
+    if known is None:
+        known = DeliveryRow(destination=destination, state=DeliveryState.PENDING, due_at=note.at, first_due_at=note.at)
+        item.deliveries.append(known)
+        born(session, known, Note(note.at, note.actor, {"destination": destination, "kind": item.kind}))
+    elif known.state not in {DeliveryState.PENDING, DeliveryState.SENDING}:
+        known.attempts, known.due_at, known.first_due_at = 0, note.at, note.at
+        move(session, known, Event.RESENT, note)
+    return known
 
 
 def _deliveries(session: Session, job: JobRow) -> list[DeliveryRow]:
@@ -284,7 +356,7 @@ def settle(session: Session, job: JobRow, now: datetime) -> None:
         move(session, job, Event.HELD, Note(now))
     elif any(row.state in {DeliveryState.PENDING, DeliveryState.SENDING} for row in owed):
         return
-    elif failed := [row for row in owed if row.state == DeliveryState.FAILED]:
+    elif failed := [row for row in owed if row.state != DeliveryState.SENT]:
         job.reasons = [f"NOT_DELIVERED to {row.destination}: {row.last_error}" for row in failed]
         move(session, job, Event.FAILED, Note(now))
     else:

@@ -7,6 +7,7 @@ GB18030, mis-declared GBK or ISO 2022 IR 58 name stays the very bytes it was (ou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -56,7 +57,13 @@ TYPE_2: Final = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-IF_PRESENT: Final = ("PatientAge", "PatientSize", "PatientWeight", "InstitutionName")
+_DECIMAL: Final = re.compile(rb"(?=.{1,16}$) *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *")
+IF_PRESENT: Final = {  # optional: left out where the value breaks its VR (PS3.5 6.2), as the age "42" does
+    "PatientAge": re.compile(rb"\d{3}[DWMY]"),
+    "PatientSize": _DECIMAL,
+    "PatientWeight": _DECIMAL,
+    "InstitutionName": re.compile(rb".+", re.DOTALL),
+}
 _READ: Final = (
     *IDENTITY,
     *IF_PRESENT,
@@ -135,9 +142,9 @@ def restore_identity(ds: Dataset, sources: SourceImages) -> None:
             put_raw(ds, sources.raw, keyword)
         elif keyword in TYPE_2:
             setattr(ds, keyword, None)
-    for keyword in IF_PRESENT:
+    for keyword, form in IF_PRESENT.items():
         ds.pop(Tag(keyword), None)
-        if raw_bytes(sources.raw, Tag(keyword)):
+        if form.fullmatch(raw_bytes(sources.raw, Tag(keyword))):
             put_raw(ds, sources.raw, keyword)
 
 

@@ -497,7 +497,7 @@ class _Association(Association):
         self.door = server.door
         self.peer_ip = peer_ip
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
-        self.admitted = self.announced = self.connection_lost = self.condemned = False
+        self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
         self.dul.daemon = True  # or one stalled peer keeps the process from ending (row 1)
@@ -511,10 +511,17 @@ class _Association(Association):
             self.door.ended(self)
 
     def how_it_ended(self) -> str:
-        """released, aborted (by either side) or lost (the connection went away)."""
+        """released, idle (we let go of a peer that was silent between messages), aborted (by either side) or lost."""
         if self.is_released:
             return "released"
+        if self.idle and not self.condemned:
+            return "idle"
         return "lost" if self.connection_lost and not self.condemned else "aborted"
+
+    def abort(self, block: bool = True) -> None:
+        """pynetdicom's reactor calls this, blocking, when `network_timeout` has run out between two messages."""
+        self.idle = block and self.is_established
+        super().abort(block)
 
     def wake(self) -> None:
         """End the wait for an association request (`acse_timeout`) of a connection that is gone."""

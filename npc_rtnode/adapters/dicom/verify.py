@@ -19,13 +19,15 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
+from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
-from npc_rtnode.adapters.dicom.identity import raw_bytes, raw_identity, read_raw
+from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_raw
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.gates import (
     ContourFacts,
     Expected,
     GateResult,
+    InstanceFacts,
     ReportFacts,
     StructureFacts,
     gate_error,
@@ -34,8 +36,8 @@ from npc_rtnode.domain.gates import (
 )
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.records import SliceHeader, WrittenObject
-from npc_rtnode.domain.report import ObjectPlan, report_of
+from npc_rtnode.domain.records import ObjectKind, SliceHeader, WrittenObject
+from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
 from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.errors import NodeError, OutputFault
 
@@ -55,6 +57,7 @@ READING_FAULTS: Final = (
     struct.error,
 )
 _PLACE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
+_CLASSES: Final = {ObjectKind.RTSTRUCT: RTStructureSetStorage, ObjectKind.SR: ComprehensiveSRStorage}
 _SAID: Final = ("StructureSetName", "StructureSetDescription", "SeriesDescription")
 
 
@@ -71,7 +74,7 @@ def verify(
     try:
         content = report_of(mask, stack.grid, prediction, plan)
         images = [read_raw(file, _PLACE) for file in sources]
-        expected = Expected(_reread(stack, images), mask, content, raw_identity(images[0]))
+        expected = _expected(stack, mask, content, images, plan)
         structure = structure_facts(rtstruct)
         results = judge_structure(structure, expected)
     except READING_FAULTS as error:
@@ -80,6 +83,44 @@ def verify(
         return (*results, *judge_report(report_facts(sr), structure, expected))
     except READING_FAULTS as error:
         return (*results, gate_error("SR", error))
+
+
+def _expected(
+    stack: Stack, mask: NDArray[np.bool_], content: ReportContent, images: Sequence[Dataset], plan: ObjectPlan
+) -> Expected:
+    """What the objects should say, from the image files and the plan alone."""
+    return Expected(
+        stack=_reread(stack, images),
+        mask=mask,
+        content=content,
+        structure=_planned(plan, ObjectKind.RTSTRUCT),
+        report=_planned(plan, ObjectKind.SR),
+        roi_name=plain(plan.content.roi_name, 16),
+        series_uids=frozenset(_series_uid(ds) for ds in images),
+        identity=raw_identity(images[0]),
+        optional=_raw_optional(images[0]),
+    )
+
+
+def _planned(plan: ObjectPlan, kind: ObjectKind) -> InstanceFacts:
+    return InstanceFacts(str(_CLASSES[kind]), plan.uid(kind.value), plan.uid(f"series-{kind.value}"), kind.value)
+
+
+def _series_uid(ds: Dataset) -> str:
+    """From the element's bytes, less the padding that PS3.5 6.2 allows, or a space that some write instead."""
+    return raw_bytes(ds, Tag("SeriesInstanceUID")).decode("ascii").rstrip("\0 ")
+
+
+def _raw_optional(ds: Dataset) -> dict[str, bytes]:
+    return {keyword: raw_bytes(ds, Tag(keyword)) for keyword in IF_PRESENT}
+
+
+def _instance(ds: Dataset, written: WrittenObject) -> InstanceFacts:
+    """What an object says it is; statements of its SOP Class that disagree come back all, and so match no plan."""
+    classes = {str(ds.SOPClassUID), str(ds.file_meta.MediaStorageSOPClassUID), written.sop_class_uid}
+    return InstanceFacts(
+        "\\".join(sorted(classes)), str(ds.SOPInstanceUID), str(ds.SeriesInstanceUID), str(ds.Modality)
+    )
 
 
 def _read(written: WrittenObject) -> Dataset:
@@ -126,7 +167,16 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
     study = frame.RTReferencedStudySequence[0]
     series = study.RTReferencedSeriesSequence[0]
     return StructureFacts(
-        sop_uid=str(ds.SOPInstanceUID),
+        instance=_instance(ds, written),
+        item_counts={
+            "StructureSetROISequence": len(ds.StructureSetROISequence),
+            "ROIContourSequence": len(ds.ROIContourSequence),
+            "RTROIObservationsSequence": len(ds.RTROIObservationsSequence),
+            "ReferencedFrameOfReferenceSequence": len(ds.ReferencedFrameOfReferenceSequence),
+            "RTReferencedStudySequence": len(frame.RTReferencedStudySequence),
+            "RTReferencedSeriesSequence": len(study.RTReferencedSeriesSequence),
+        },
+        roi_name=str(roi.ROIName),
         approval=str(ds.ApprovalStatus),
         interpreted_type=str(observation.RTROIInterpretedType),
         roi_volume_cc=float(roi.ROIVolume),
@@ -138,6 +188,7 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         frames_of_reference=_frames(ds),
         longest_ds=max((len(text) for text in decimal_values(ds)), default=0),
         identity=raw_identity(ds),
+        optional=_raw_optional(ds),
         labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
     )
 
@@ -188,6 +239,7 @@ def report_facts(written: WrittenObject) -> ReportFacts:
     categories = [item for item in items if _is(item, vocabulary.CT_CATEGORY, "CODE")]
     stated = [item for item in categories if item.RelationshipType == "CONTAINS"]
     return ReportFacts(
+        instance=_instance(ds, written),
         verification=str(ds.VerificationFlag),
         preliminary=str(ds.PreliminaryFlag),
         completion=str(ds.CompletionFlag),
@@ -198,6 +250,7 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         measured_from=_measured_from(volume),
         evidence=frozenset(_evidence(ds)),
         identity=raw_identity(ds),
+        optional=_raw_optional(ds),
     )
 
 
