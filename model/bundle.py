@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 
 from model import labels, preprocess
 from model.manifest import (
@@ -58,6 +60,20 @@ WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "card.md"
 GOLDEN: Final = "golden.npz"
 THREADS_VARIABLE: Final = "NPC_RTNODE_TORCH_THREADS"
+REACH_MM: Final = 26.0
+"""In-plane, the second look stays centred on the body while the tumour's centre is within this distance."""
+
+TUMOUR_MEAN_MM: Final = (-6.0, 0.0)
+TUMOUR_SD_MM: Final = (7.0, 18.0)
+"""Tumour's centre from the body's centroid in-plane (y, x) over 525 training phantoms: -6.2 +- 4.4 and 0.7 +- 14.4 mm,
+widened. Without it a false tumour in the neck, 25 mm behind, won in 3 of 60 evaluation cases."""
+
+USEFUL_AUC: Final = 0.65
+"""Below this the card says that the stage is not to be read."""
+
+SURVEY_STEP: Final = 5
+"""Slices between windows of the first look: about a quarter of a window."""
+
 GOLDEN_DICE: Final = 0.99
 GOLDEN_PROBABILITY: Final = 0.02
 Floats = NDArray[np.float32]
@@ -117,7 +133,8 @@ class Bundle:
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Prediction:
         """GTV and T stage of one axial volume. ``voxels`` [slice, row, column]; ``affine`` index -> LPS mm.
 
-        Two looks (A21, "roi"): windows along the stack find the tumour, one window centred on it gives the answer.
+        Two looks (A21): windows along the stack find the tumour; one window at its height, centred in-plane on the body
+        so that its place in the head is seen, gives the answer.
         Raises ``InputError`` where the volume cannot be given to the network.
         """
         volume = preprocess.orient(voxels, np.asarray(affine, dtype=np.float64))
@@ -157,15 +174,36 @@ class Bundle:
         return GoldenResult(agrees, dice, max_dp, message)
 
     def _find(self, scaled: Volume, start: Point) -> Point:
-        """First look: the window with most tumour, and the tumour's centre in it; ``start`` when none is seen."""
-        best, centre = 0.0, start
-        for z in window_centres(scaled, self.manifest.grid, start[0]):
-            window = preprocess.cut(scaled, (z, start[1], start[2]), self.manifest.grid)
-            probability = self._glance(window.values)
-            mass = np.where(probability >= self.manifest.threshold, probability, 0) * window.valid[:, None, None]
-            if mass.sum() > best:
-                best, centre = float(mass.sum()), _centroid_mm(mass, (z, start[1], start[2]), self.manifest.grid)
-        return centre
+        """First look: ``start`` moved to the height of the tumour, and in-plane only where that is far off."""
+        grid = self.manifest.grid
+        found = likeliest(self._survey(scaled, start), self.manifest.threshold, grid)
+        if found is None:
+            return start
+        z = (found[0] - SURVEY_STEP) * grid.spacing_mm[0]
+        seen = (s + (f - (n - 1) / 2) * mm for s, f, n, mm in _in_plane(start, found, grid))
+        y, x = (min(max(s, c - REACH_MM), c + REACH_MM) for s, c in zip(start[1:], seen, strict=True))
+        return z, y, x
+
+    def _survey(self, scaled: Volume, start: Point) -> Floats:
+        """Mean map along the whole stack; lattice slice k lies at (k - SURVEY_STEP) slices from the first voxel.
+
+        Every slice is seen in several windows, the middle of a window counting most: shown no tumour, the network draws
+        one somewhere, but not in the same place twice.
+        """
+        grid = self.manifest.grid
+        depth = grid.shape[0]
+        length = int((scaled.voxels.shape[0] - 1) * scaled.spacing_mm[0] / grid.spacing_mm[0]) + 1
+        total = np.zeros((length + depth + 2 * SURVEY_STEP, *grid.shape[1:]), dtype=np.float32)
+        weight = np.zeros((len(total), 1, 1), dtype=np.float32)
+        middle = ((len(total) - 1) / 2 - SURVEY_STEP) * grid.spacing_mm[0]
+        tall = preprocess.cut(scaled, (middle, *start[1:]), replace(grid, shape=total.shape))
+        trust = (1 - np.abs(np.arange(depth) - (depth - 1) / 2) / (depth / 2 + 1)).astype(np.float32)
+        for first in survey_starts(length, depth):
+            place = slice(first + SURVEY_STEP, first + SURVEY_STEP + depth)
+            share = (trust * tall.valid[place])[:, None, None]
+            total[place] += self._glance(tall.values[place]) * share
+            weight[place] += share
+        return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
 
     def _window(self, scaled: Volume, centre: Point) -> tuple[Window, Floats, Floats]:
         window = preprocess.cut(scaled, centre, self.manifest.grid)
@@ -192,27 +230,37 @@ class Bundle:
             return torch.sigmoid(gtv)[0, 0].cpu().numpy(), stage[0].float().cpu().numpy()
 
 
-def window_centres(volume: Volume, grid: GridSpec, fallback_mm: float) -> list[float]:
-    """z centres of the first look: one for a stack that fits the window, else overlapping by half a window."""
-    extent, length = grid.extent_mm[0], (volume.voxels.shape[0] - 1) * volume.spacing_mm[0]
-    spare = length - extent
-    if spare <= 0:
-        return [min(max(fallback_mm, 0.0), length)]
-    count = 1 + int(np.ceil(spare / (extent / 2)))
-    return [float(z) for z in np.linspace(extent / 2, length - extent / 2, count)]
+def survey_starts(length: int, depth: int) -> list[int]:
+    """First slices of the windows of the first look: every quarter window, hanging over both ends by that much."""
+    last = max(length - depth + SURVEY_STEP, -SURVEY_STEP)
+    return [*range(-SURVEY_STEP, last, SURVEY_STEP), last]
 
 
-def _centroid_mm(mass: Floats, centre: Point, grid: GridSpec) -> Point:
-    """Centre of mass of a window map, in mm from the volume's first voxel."""
-    total = float(mass.sum())
-    z, y, x = (
-        centre[axis]
-        + float((mass.sum(axis=tuple(a for a in range(3) if a != axis)) * np.arange(mass.shape[axis])).sum() / total)
-        * grid.spacing_mm[axis]
-        - (mass.shape[axis] - 1) / 2 * grid.spacing_mm[axis]
-        for axis in range(3)
-    )
+def likeliest(mean: Floats, threshold: float, grid: GridSpec) -> Point | None:
+    """Centre of mass (z, y, x) of the component that holds most probability, weighed by where tumours lie in the head.
+
+    None where nothing reaches the threshold.
+    """
+    parts, count = ndimage.label(mean >= threshold)
+    if not count:
+        return None
+    masses = np.bincount(parts.ravel(), weights=mean.ravel())[1:]
+    centres = ndimage.center_of_mass(mean, parts, range(1, count + 1))
+    scores = [mass * _plausible(centre, grid) for mass, centre in zip(masses, centres, strict=True)]
+    z, y, x = (float(c) for c in centres[int(np.argmax(scores))])
     return z, y, x
+
+
+def _plausible(centre: Point, grid: GridSpec) -> float:
+    """Weight of an in-plane place: a normal law around the training tumours' mean offset from the body's centroid."""
+    offsets = ((c - (n - 1) / 2) * mm for c, n, mm in zip(centre[1:], grid.shape[1:], grid.spacing_mm[1:], strict=True))
+    distance = sum(((o - m) / sd) ** 2 for o, m, sd in zip(offsets, TUMOUR_MEAN_MM, TUMOUR_SD_MM, strict=True))
+    return float(np.exp(-distance / 2)) + 1e-9
+
+
+def _in_plane(start: Point, found: Point, grid: GridSpec) -> Iterator[tuple[float, float, int, float]]:
+    """For y and x: window centre in mm, place in the window, window size, pixel in mm."""
+    return zip(start[1:], found[1:], grid.shape[1:], grid.spacing_mm[1:], strict=True)
 
 
 def _calibrated(logits: Floats, temperature: float) -> tuple[float, float, float, float]:
@@ -343,10 +391,12 @@ def card(manifest: Manifest) -> str:
         "Trained and measured on computer-drawn heads only; no figure below predicts clinical performance.",
         f"Draws: {', '.join(manifest.structures)}. Stages: {', '.join(manifest.stage_classes)}"
         f" ({manifest.staging_edition}).",
-        f"Window: {manifest.grid.shape} voxels of {manifest.grid.spacing_mm} mm (z, y, x), centred on the tumour the"
-        " first look finds.",
+        f"Window: {manifest.grid.shape} voxels of {manifest.grid.spacing_mm} mm (z, y, x), at the height of the tumour"
+        " the first look finds, centred in-plane on the body.",
         f"Threshold {manifest.threshold}, stage temperature {manifest.temperature:.3f},"
         f" mirror averaging {'on' if manifest.flip_average else 'off'}.",
+        "",
+        _staging_verdict(manifest.metrics),
         "",
         "## Measured on unseen phantoms",
         "",
@@ -355,6 +405,16 @@ def card(manifest: Manifest) -> str:
     lines += ["", "## Inputs covered by training", ""]
     lines += [f"- {name}: {x.low:g} to {x.high:g} {x.unit}" for name, x in sorted(manifest.input_limits.items())]
     return "\n".join(lines) + "\n"
+
+
+def _staging_verdict(metrics: Mapping[str, Any]) -> str:
+    """One plain sentence about the stage, so that nobody reads it out of a table wrongly."""
+    auc = metrics.get("auc_early_advanced")
+    if auc is None:
+        return "**Staging has not been measured.**"
+    if auc < USEFUL_AUC:
+        return f"**Staging is no better than chance (T1-2 against T3-4: AUC {auc:.2f}). Do not read the stage.**"
+    return f"Staging tells T1-2 from T3-4 with an AUC of {auc:.2f} on phantoms."
 
 
 def _plain(value: Any) -> str:

@@ -30,16 +30,20 @@ MARGIN: Final = (8, 14, 14)
 """Voxels (z, y, x) a cached case is wider than the window on every side: 48 mm along the body, 26 mm in-plane."""
 
 CLOSE_SHARE: Final = 0.7
-"""Share of training windows placed as the second look places them: near the tumour. The rest are first looks."""
+"""Share of training windows placed as the second look places them. The rest are first looks, up to 48 mm off in z."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cached case: image (float16) and mask share (0..255) on the wide window, and its stage as 0..3."""
+    """One cached case: image (float16) and mask share (0..255) on the wide window, and its stage as 0..3.
+
+    ``body`` is where the clinic would centre the window in-plane, (y, x) in pixels from the wide window's centre.
+    """
 
     image: NDArray[np.float16]
     mask: NDArray[np.uint8]
     stage: int
+    body: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ def prepare(phantom: Phantom, grid: GridSpec, jitter_mm: float = 3.0) -> Case:
     image = preprocess.cut(scaled, centre, wide(grid)).values
     mask = preprocess.cut_mask(scaled, phantom.mask, centre, wide(grid))
     share = (mask.clip(0, 1) * 255).round().astype(np.uint8)
-    return Case(image.astype(np.float16), share, STAGES.index(phantom.stage))
+    _, body_y, body_x = preprocess.body_centre_mm(scaled, body, steps)
+    offset = ((body_y - y) / grid.spacing_mm[1], (body_x - x) / grid.spacing_mm[2])
+    return Case(image.astype(np.float16), share, STAGES.index(phantom.stage), offset)
 
 
 # --- cache ------------------------------------------------------------------------------------------------------
@@ -89,22 +95,30 @@ def fill_cache(folder: Path, cohort: str, indices: range, grid: GridSpec) -> Ite
         if not path.exists():
             case = prepare(make_case(cohort, index), grid)
             part = path.with_suffix(".part.npz")
-            np.savez(part, image=case.image, mask=case.mask, stage=case.stage)
+            save_case(part, case, grid)
             part.rename(path)
         yield path
 
 
-def load_case(path: Path) -> Case:
+def save_case(path: Path, case: Case, grid: GridSpec) -> None:
+    """One file; the body offset in mm."""
+    body = np.array(case.body) * grid.spacing_mm[1:]
+    np.savez(path, image=case.image, mask=case.mask, stage=case.stage, body=body)
+
+
+def load_case(path: Path, grid: GridSpec) -> Case:
     """One cached file."""
     with np.load(path, allow_pickle=False) as stored:
-        return Case(stored["image"], stored["mask"], int(stored["stage"]))
+        y, x = (float(mm) / step for mm, step in zip(stored["body"], grid.spacing_mm[1:], strict=True))
+        return Case(stored["image"], stored["mask"], int(stored["stage"]), (y, x))
 
 
 class Cases:
     """Cases of one cohort held in memory; :meth:`refresh` takes up files that were added meanwhile."""
 
-    def __init__(self, folder: Path, cohort: str) -> None:
+    def __init__(self, folder: Path, cohort: str, grid: GridSpec) -> None:
         self.folder = folder
+        self.grid = grid
         self.cohort = cohort
         self._held: dict[str, Case] = {}
 
@@ -112,7 +126,7 @@ class Cases:
         """Load new files; the number of cases held."""
         for path in sorted(self.folder.glob(f"{self.cohort}-?????.npz")):
             if path.name not in self._held:
-                self._held[path.name] = load_case(path)
+                self._held[path.name] = load_case(path, self.grid)
         return len(self._held)
 
     def all(self) -> list[Case]:
@@ -144,8 +158,9 @@ def stack(samples: list[tuple[Tensor, Tensor, int, bool]]) -> Batch:
 
 
 def centred(case: Case, grid: GridSpec) -> tuple[Tensor, Tensor, int, bool]:
-    """The middle window, unchanged: what the second look sees when the first was right."""
-    z, y, x = (slice(m, m + n) for m, n in zip(MARGIN, grid.shape, strict=True))
+    """The window of the second look when the first was right (to the pixel), unchanged."""
+    moves = (0, *(int(np.clip(round(b), -m, m)) for b, m in zip(case.body, MARGIN[1:], strict=True)))
+    z, y, x = (slice(m + d, m + d + n) for m, d, n in zip(MARGIN, moves, grid.shape, strict=True))
     image = torch.from_numpy(case.image[z, y, x].astype(np.float32))
     target = torch.from_numpy((case.mask[z, y, x] >= 128).astype(np.float32))
     return image, target, case.stage, True
@@ -156,20 +171,23 @@ def augmented(
 ) -> tuple[Tensor, Tensor, int, bool]:
     """A random window of one case, moved, turned, mirrored and re-contrasted (A20): image, target, stage, close."""
     close = bool(rng.random() < close_share)
-    reach = (1, 4, 4) if close else MARGIN
-    shift = int(rng.integers(-reach[0], reach[0] + 1))
+    reach, spread = (0, 1.5) if close else (MARGIN[0], 8.0)
+    shift = int(rng.integers(-reach, reach + 1))
     planes = slice(MARGIN[0] + shift, MARGIN[0] + shift + grid.shape[0])
-    move = tuple(float(rng.uniform(-r, r)) for r in reach[1:])
+    wanted = (b + rng.uniform(-spread, spread) for b in case.body)
+    move = tuple(float(np.clip(w, -m, m)) for w, m in zip(wanted, MARGIN[1:], strict=True))
     both = np.stack((case.image[planes].astype(np.float32), case.mask[planes].astype(np.float32) / 255))
-    turned = _in_plane(torch.from_numpy(both), grid, rng, (move[0], move[1]))
+    turned = _in_plane(torch.from_numpy(both), grid, rng, (move[0], move[1]), gentle=close)
     image = _contrast(turned[0], rng)
     return image, (turned[1] >= 0.5).float(), case.stage, close
 
 
-def _in_plane(both: Tensor, grid: GridSpec, rng: np.random.Generator, move: tuple[float, float]) -> Tensor:
-    """(2, z, wide y, wide x) -> (2, z, y, x): rotation to 12 degrees, scale .88-1.14, mirror, shift in pixels."""
-    angle = float(np.radians(rng.uniform(-12, 12)))
-    scale = float(rng.uniform(0.88, 1.14))
+def _in_plane(
+    both: Tensor, grid: GridSpec, rng: np.random.Generator, move: tuple[float, float], *, gentle: bool
+) -> Tensor:
+    """(2, z, wide y, wide x) -> (2, z, y, x): rotation to 12 (gentle: 5) degrees, scale, mirror, shift in pixels."""
+    angle = float(np.radians(rng.uniform(-1, 1) * (5 if gentle else 12)))
+    scale = float(1 + rng.uniform(-1, 1) * (0.05 if gentle else 0.13))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     high, broad = both.shape[2:]
     ratio_y, ratio_x = grid.shape[1] / high, grid.shape[2] / broad

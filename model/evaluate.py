@@ -185,16 +185,16 @@ def _median(values: list[float]) -> float | None:
     return round(float(np.median(values)), 3) if values else None
 
 
-def evaluate(bundle: Bundle, cohort: str, count: int, tune: int) -> tuple[dict[str, Any], list[Row]]:
+def evaluate(bundle: Bundle, cohort: str, indices: range, tune: int) -> tuple[dict[str, Any], list[Row]]:
     """Figures of a cohort; with ``tune`` cases the temperature is fitted first, on the tune cohort."""
     temperature = bundle.manifest.temperature
-    figures: dict[str, Any] = {"cohort": cohort}
+    figures: dict[str, Any] = {"cohort": cohort, "first": indices.start}
     if tune:
         tuned = list(measure(bundle, "tune", range(tune)))
         temperature = fit_temperature(logits_of(tuned, bundle.manifest.temperature), truth_of(tuned))
         figures["temperature"] = temperature
         figures["tune_n"] = tune
-    rows = list(measure(bundle, cohort, range(count)))
+    rows = list(measure(bundle, cohort, indices))
     probabilities = softmax(logits_of(rows, bundle.manifest.temperature), temperature)
     return {**figures, **segmentation_figures(rows), **staging_figures(probabilities, truth_of(rows))}, rows
 
@@ -204,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=default_bundle())
     parser.add_argument("--cohort", default="eval")
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--tune", type=int, default=0, help="fit the temperature on this many tune phantoms first")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
@@ -211,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     bundle = Bundle.open(options.folder, threads=options.threads)
-    figures, rows = evaluate(bundle, options.cohort, options.count, options.tune)
+    figures, rows = evaluate(bundle, options.cohort, range(options.first, options.first + options.count), options.tune)
     text = json.dumps(figures, indent=2)
     print(text)
     if options.out:

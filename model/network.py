@@ -24,7 +24,11 @@ STRIDES: Final[tuple[Triple, ...]] = ((1, 2, 2),) * 3 + ((2, 2, 2),) * 3 + ((1, 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that shapes the weights. ``grid`` is fixed at build time: the positions of A13 are learned for it."""
+    """Everything that shapes the weights. ``grid`` is fixed at build time: the positions of A13 are learned for it.
+
+    ``gate`` "shifted" multiplies the map by the image above its minimum, so that outside the tumour is air as in raw
+    MR; "plain" multiplies the z-scores, where outside is average tissue and a tumour of average grey vanishes (A8).
+    """
 
     grid: Triple = (21, 56, 56)
     channels: int = 1
@@ -33,7 +37,8 @@ class NetworkConfig:
     flat_levels: int = 2
     pool: str = "max"
     stem_stride: Triple = (1, 2, 2)
-    stem_pool: Triple = (1, 1, 1)
+    stem_pool: Triple = (1, 2, 2)
+    gate: str = "shifted"
     stage_width: int = 12
     stage_blocks: tuple[int, ...] = (3, 4, 6, 3)
     heads: int = 4
@@ -55,7 +60,6 @@ PRESETS: Final[Mapping[str, NetworkConfig]] = {
     "tiny": NetworkConfig(
         grid=(21, 32, 32),
         widths=(4, 8, 8, 16, 16, 16, 16, 16),
-        stem_pool=(1, 2, 2),
         stage_width=4,
         fusion_width=16,
         dropout=0.0,
@@ -198,6 +202,7 @@ class Bottleneck(nn.Module):
             middle = [Attention3d(width, grid, heads), nn.AvgPool3d(stride, stride, ceil_mode=True)]
         self.middle = nn.Sequential(*middle, nn.BatchNorm3d(width), nn.ReLU(True))
         self.expand = nn.Sequential(nn.Conv3d(width, outside, 1, bias=False), nn.BatchNorm3d(outside))
+        nn.init.zeros_(cast("nn.BatchNorm3d", self.expand[1]).weight)  # every branch starts silent: quicker to train
         self.shortcut: nn.Module = nn.Identity()
         if inside != outside or stride != (1, 1, 1):
             self.shortcut = nn.Sequential(nn.Conv3d(inside, outside, 1, stride, bias=False), nn.BatchNorm3d(outside))
@@ -254,6 +259,7 @@ class Fusion(nn.Module):
         )
         self.attention = Attention3d(d, grid, config.heads)
         self.linear = nn.Conv3d(d, d, 1)
+        nn.init.zeros_(self.linear.weight)
         self.norm = nn.BatchNorm3d(d)
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
@@ -287,7 +293,8 @@ class MultiTaskNet(nn.Module):
 
     def stage(self, x: Tensor, logits: Tensor, shared: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """What :meth:`segment` took and gave -> stage logits (batch, classes)."""
-        gtv = torch.sigmoid(logits) * x  # the paper's product; gradients flow through both (A8, A9)
+        image = x - x.amin(dim=(2, 3, 4), keepdim=True) if self.config.gate == "shifted" else x
+        gtv = torch.sigmoid(logits) * image  # the paper's product; gradients flow through both (A9)
         return cast("Tensor", self.classifier(self.fusion((*shared, self.stager(gtv)))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

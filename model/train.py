@@ -144,9 +144,9 @@ class Trainer:
         }
 
     def start(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run, on a fresh clock."""
-        self.net.load_state_dict(weights)
-        self.average.load_state_dict(weights)
+        """Begin with the weights of another run, all or those of a part, on a fresh clock."""
+        for net in (self.net, self.average):
+            net.load_state_dict({**net.state_dict(), **weights})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.restore(torch.load(last, weights_only=True))
     elif options.start:
         trainer.start(load_file(options.start))
-    run(trainer, Cases(folder, "train"), Cases(folder, "tune"), options.out)
+    run(trainer, Cases(folder, "train", grid), Cases(folder, "tune", grid), options.out)
     return 0
 
 

@@ -26,7 +26,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
                 "content_hash": content_hash(settings),
                 "rules": {"name": rules.name, "hash": rules.hash},
                 "bundle": {key: getattr(bundle, key) for key in ("name", "version", "data", "sha256")},
-                "settings": settings.model_dump(mode="json"),
+                "settings": settings.model_dump(mode="json", exclude={"database"}),
             }
         )
         return

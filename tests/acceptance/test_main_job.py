@@ -85,9 +85,9 @@ def stack(wanted: Study) -> Stack:
 @pytest.fixture(scope="module")
 def delivered_mask(node: Node, job: View) -> Mask:
     """What the model drew, as stored before anything was written."""
-    prediction = node.predictions().load(job["work_key"])
-    assert prediction is not None
-    return prediction.mask
+    answer = node.predictions().load(job["work_key"])
+    assert answer is not None
+    return answer.prediction.mask
 
 
 def of_class(items: list[StoredObject], sop_class: str) -> StoredObject:

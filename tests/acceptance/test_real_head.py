@@ -117,14 +117,14 @@ def test_others_read_what_is_held(
         path.write_bytes(node.station.outbox.read(item["sha256"]))
         done = subprocess.run([peer("dciodvfy"), "-new", path], capture_output=True, check=False)
         assert b"\nError" not in b"\n" + done.stdout + done.stderr
-    prediction = node.predictions().load(held["work_key"])
-    assert prediction is not None
+    answer = node.predictions().load(held["work_key"])
+    assert answer is not None
     stack = stack_of(DicomSeriesReader().headers(files))
     seen = plastimatch_mask(peer("plastimatch"), tmp_path / "RTSTRUCT.dcm", files[0].parent, tmp_path / "mask", stack)
-    assert dice(seen, prediction.mask) >= 0.999
+    assert dice(seen, answer.prediction.mask) >= 0.999
 
 
-@pytest.mark.parametrize("verb", ["release", "resend", "retry", "hold"])
+@pytest.mark.parametrize("verb", ["release", "resend", "retry"])
 def test_no_verb_lets_it_go(
     node: Node, held: View, study_uid: str, tps: Destination, archive: Destination, verb: str
 ) -> None:
@@ -134,6 +134,20 @@ def test_no_verb_lets_it_go(
     assert said.stderr.startswith(("E: FORBIDDEN", "E: NOT_FOUND"))
     after = node.jobs(study_uid)[-1]
     assert (after["state"], after["reasons"]) == ("HELD", held["reasons"])
+    assert node.deliveries(study_uid) == []
+    assert (tps.received, archive.received) == ([], [])
+
+
+def test_a_hold_on_top_is_lifted_and_nothing_else(
+    node: Node, held: View, study_uid: str, tps: Destination, archive: Destination
+) -> None:
+    """An operator may hold the study too; the release of that hold releases nothing of the job."""
+    assert node.cli("hold", study_uid, "--reason", "let me look").returncode == 0
+    assert node.cli("release", study_uid, "--reason", "I have looked").returncode == 0
+    again = node.cli("release", study_uid, "--reason", "I want it")
+    assert (again.returncode, again.stderr.split(":")[:2]) == (2, ["E", " FORBIDDEN"])
+    after = node.jobs(study_uid)[-1]
+    assert (after["state"], after["releasable"], after["reasons"]) == ("HELD", False, held["reasons"])
     assert node.deliveries(study_uid) == []
     assert (tps.received, archive.received) == ([], [])
 
