@@ -204,9 +204,7 @@ def test_an_unknown_indication_waits_for_an_operators_word(
     assert released.returncode == 0, released.stderr
     job = node.delivered(unsaid.uid)
     assert "operator" in job["indication"]
-    assert word not in job["indication"], (
-        "an operator's free text stays in the ledger; the report says only that one spoke"
-    )
+    assert word not in job["indication"], "free text of an operator goes into no report"
     assert len(tps.of_study(unsaid.uid)) == 1
     assert word in node.cli("why", unsaid.uid).stdout
 
