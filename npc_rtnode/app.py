@@ -33,7 +33,7 @@ from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import MomentFault
+from npc_rtnode.errors import ConfigFault, MomentFault
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.deliver import Deliverer
@@ -115,10 +115,13 @@ class Station:
         return Desk(self.sessions)
 
     def policy(self, predictor: Predictor) -> Policy:
-        """Selection by the settings and the rule file in force now."""
-        settings = self.settings
+        """Selection by the settings and the rule file in force now; ConfigFault if they choose what no bundle wants."""
+        settings, rules = self.settings, load_rule_file(self.settings.select.rules)
+        if rules.role not in predictor.inputs():
+            wanted = ", ".join(predictor.inputs())
+            raise ConfigFault(f"the rule set {rules.name} chooses {rules.role} series, the bundle wants {wanted}")
         return Policy(
-            rules=load_rule_file(settings.select.rules),
+            rules=rules,
             npc_called_aes=frozenset(c.ae_title for c in settings.listener.called if c.indication == "npc"),
             indication_text=settings.select.indication_text,
             bundle=predictor.statement,

@@ -106,6 +106,9 @@ class Predictor(Protocol):
     def statement(self) -> BundleStatement:
         """Which bundle speaks; cheap, no model is loaded."""
 
+    def inputs(self) -> tuple[str, ...]:
+        """The roles of the series that the bundle wants, e.g. "t1c"."""
+
     def predict(self, volume: Volume, statement: BundleStatement) -> Prediction:
         """One answer of that very bundle, else BundleFault; raises InferenceTimeout, InferenceCrashed or InputFault."""
 

@@ -37,7 +37,7 @@ def examine(settings: Settings, golden: bool) -> list[Check]:
     """Every check, in the order in which things depend on one another."""
     return [
         *_home(settings),
-        _ledger(settings),
+        *_ledger(settings),
         *_listener(settings),
         _rules(settings),
         *_bundle(settings.infer, golden),
@@ -62,13 +62,18 @@ def _home(settings: Settings) -> Iterator[Check]:
     )
 
 
-def _ledger(settings: Settings) -> Check:
+def _ledger(settings: Settings) -> Iterator[Check]:
     try:
         station = Station(settings)
         schema.require_head(station.engine)
-        return Check("ledger", GOOD, f"schema at {schema.head()}")
+        counts = station.queries.counts()
     except (NodeError, OSError) as error:
-        return Check("ledger", FAULT, str(error), "`npc-rtnode db upgrade`; is the database up?")
+        yield Check("ledger", FAULT, str(error), "`npc-rtnode db upgrade`; is the database up?")
+        return
+    yield Check("ledger", GOOD, f"schema at {schema.head()}")
+    refused, back = counts["rejected_associations"], counts["came_back"]
+    said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
+    yield Check("traffic", GOOD, said)
 
 
 def _listener(settings: Settings) -> Iterator[Check]:

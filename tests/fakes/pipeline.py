@@ -130,6 +130,11 @@ class FakePredictor:
     empty: bool = False
     error: Exception | None = None
     bundle: BundleStatement = STATEMENT
+    roles: tuple[str, ...] = ("t1c",)
+
+    def inputs(self) -> tuple[str, ...]:
+        """As set."""
+        return self.roles
 
     def statement(self) -> BundleStatement:
         """The bundle that was set."""

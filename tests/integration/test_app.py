@@ -1,0 +1,68 @@
+"""The room that knows everybody: what it refuses to build, and what it makes once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.app import Home, ReceiveRole, Station
+from npc_rtnode.cli.checks import examine
+from npc_rtnode.errors import ConfigFault, MomentFault, SchemaFault
+from npc_rtnode.settings import Settings
+from tests.fakes.pipeline import FakePredictor
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A node in a folder of its own, on any free port."""
+    return Settings.model_validate({"node": {"home": tmp_path / "home"}, "listener": {"port": 0, "reserve_free_mb": 1}})
+
+
+@pytest.fixture
+def station(settings: Settings) -> Iterator[Station]:
+    """Its ledger, upgraded."""
+    made = Station(settings)
+    schema.upgrade(made.engine)
+    yield made
+    made.close()
+
+
+def test_a_node_does_not_start_on_a_schema_that_it_does_not_know(settings: Settings) -> None:
+    """Without `db upgrade` the receiver refuses, and says which verb mends it."""
+    with pytest.raises(SchemaFault, match="npc-rtnode db upgrade"):
+        ReceiveRole(settings)
+
+
+def test_a_role_runs_once(station: Station) -> None:
+    """A second process of the same role on the same home is refused while the first lives."""
+    lock = station.home.lock("work")
+    try:
+        with pytest.raises(MomentFault, match="already runs the work role"):
+            Home(station.home.root).lock("work")
+    finally:
+        lock.release()
+
+
+def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
+    """References stay the same over restarts, and nobody else can read the key."""
+    home = Home(tmp_path / "home").made()
+    first = home.site_key()
+    assert Home(tmp_path / "home").site_key() == first
+    assert (tmp_path / "home" / "site.key").stat().st_mode & 0o077 == 0
+
+
+def test_rules_must_choose_what_the_bundle_wants(station: Station) -> None:
+    """A rule set for another role than the bundle's input is a mistake in the settings, not a wrong inference."""
+    assert station.policy(FakePredictor()).rules.role == "t1c"
+    with pytest.raises(ConfigFault, match="chooses t1c series, the bundle wants t2"):
+        station.policy(FakePredictor(roles=("t2",)))
+
+
+def test_doctor_tells_what_came_and_was_refused(station: Station) -> None:
+    """Counts of instances, refused associations and returned own objects stand among the checks."""
+    checks = {check.name: check for check in examine(station.settings, golden=False)}
+    assert checks["traffic"].said == "0 instances, 0 associations refused, 0 own objects came back"
+    assert checks["peers"].outcome == "warning"
