@@ -44,7 +44,7 @@ def list_(
                 row["series"],
                 row["instances"],
                 ", ".join(row["states"]),
-                row["stage"],
+                f"{row['stage']} p={row['stage_probability']:.2f}" if row["stage"] else "",
                 row["volume_cc"],
             )
             for row in rows
@@ -145,7 +145,7 @@ def _job_story(job: View) -> list[str]:
         *(f"  reason            {reason}" for reason in job["reasons"]),
         *([] if job["releasable"] else ["  release           no verb releases this"]),
         *_result_story(results),
-        *(f"  gate {gate['outcome']:<13}{gate['gate']}: {gate['message']}" for gate in results.get("gates", [])),
+        *(_gate_story(gate) for gate in results.get("gates", [])),
         *(_attempt_story(attempt) for attempt in job["attempts"]),
         *(line for item in job["objects"] for line in _object_story(item)),
     ]
@@ -160,6 +160,12 @@ def _result_story(results: View) -> list[str]:
         f"  GTV               {results['volume_cc']} cc, dropped {results['dropped_cc']} cc",
         *(f"  input             {finding}" for finding in results["input_findings"]),
     ]
+
+
+def _gate_story(gate: View) -> str:
+    told = gate["value"] is not None and gate["limit"] is not None
+    numbers = f" ({gate['value']:.6g}, limit {gate['limit']:.6g})" if told else ""
+    return f"  gate {gate['outcome']:<13}{gate['gate']}: {gate['message']}{numbers}"
 
 
 def _attempt_story(attempt: View) -> str:

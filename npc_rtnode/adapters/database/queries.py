@@ -97,6 +97,7 @@ def _time(at: datetime | None) -> str | None:
 
 def _study_line(session: Session, row: StudyRow) -> View:
     jobs = [job for series in row.series for job in series.jobs]
+    said: View = next((job.results for job in reversed(jobs) if "stage" in job.results), {})
     instances = select(func.count(InstanceRow.id)).join(SeriesRow).where(SeriesRow.study_id == row.id)
     return {
         "study": row.reference,
@@ -104,8 +105,9 @@ def _study_line(session: Session, row: StudyRow) -> View:
         "series": len(row.series),
         "instances": session.scalar(instances) or 0,
         "states": sorted({*(s.state for s in row.series), *(j.state for j in jobs)}),
-        "stage": next((j.results.get("stage") for j in reversed(jobs) if j.results.get("stage")), None),
-        "volume_cc": next((j.results.get("volume_cc") for j in reversed(jobs) if j.results.get("volume_cc")), None),
+        "stage": said.get("stage"),
+        "stage_probability": max(said.get("stage_probabilities", ()), default=None),
+        "volume_cc": said.get("volume_cc"),
     }
 
 
