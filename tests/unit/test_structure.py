@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.builders.mr_series import SeriesSpec, slice_dataset
 
 EXPLICIT, IMPLICIT = str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
 READER = StructureReader()
-DATA = Path("../shared/data")
+DATA = Path(os.environ.get("NPC_RTNODE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REFUSED = {  # of the real files, with what is wrong; every other file must pass
     "charset_pydicom/chrJapMulti.dcm": "without pixel data",
     "charset_pydicom/chrJapMultiExplicitIR6.dcm": "without pixel data",
