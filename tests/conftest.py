@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from tests.peers import REQUIRED, find_peer
 
@@ -16,6 +17,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if missing:
         verdict = pytest.fail if REQUIRED else pytest.skip
         verdict(f"not installed: {', '.join(missing)} (deploy/peers.sh)")
+
+
+@pytest.fixture(autouse=True)
+def _own_voice() -> Iterator[None]:
+    """No test inherits another's logging: a verb run in this process binds it to a stream that is gone by then."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
