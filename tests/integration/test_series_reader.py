@@ -11,7 +11,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
-from npc_rtnode.adapters.dicom.series import DicomSeriesReader, _decoded, clean_text
+from npc_rtnode.adapters.dicom.pixels import decoded
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader, clean_text
 from npc_rtnode.domain.geometry import stack_of
 from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
 from tests.builders.headers import real_files
@@ -164,11 +165,11 @@ def test_a_corner_elsewhere_is_refused(tmp_path):
     path = make_series(tmp_path, slices=1)[0]
     header = READER.headers([path])[0]
     x, y, z = header.position
-    _decoded(path, header)
+    decoded(path, header)
     with pytest.raises(GeometryRefused, match=r"a corner 0\.020 mm away"):
-        _decoded(path, replace(header, position=(x, y + 0.02, z)))
+        decoded(path, replace(header, position=(x, y + 0.02, z)))
     with pytest.raises(GeometryRefused, match="does not decode to 47 rows"):
-        _decoded(path, replace(header, rows=47))
+        decoded(path, replace(header, rows=47))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_real_ge_jitter_passes_and_its_spacing_is_measured():
 def test_nine_transfer_syntaxes_decode_to_one_image():
     """RLE, JPEG Lossless, JPEG-LS, JPEG 2000, big endian and the rest: identical pixels."""
     files = real_files("ts_same_image_9_syntaxes")
-    images = [_decoded(path, header) for path, header in zip(files, READER.headers(files), strict=True)]
+    images = [decoded(path, header) for path, header in zip(files, READER.headers(files), strict=True)]
     assert len(images) == 9
     for image in images[1:]:
         np.testing.assert_array_equal(image, images[0])
@@ -338,7 +339,7 @@ def test_fragmented_jpeg2000_decodes():
     """Frames split over many fragments decode to what pydicom decodes."""
     files = real_files("ts_siemens_j2k_fragmented")
     for path, header in zip(files, READER.headers(files), strict=True):
-        np.testing.assert_array_equal(_decoded(path, header), dcmread(path).pixel_array)
+        np.testing.assert_array_equal(decoded(path, header), dcmread(path).pixel_array)
 
 
 @pytest.mark.parametrize(
