@@ -102,6 +102,12 @@ class GeometryRefused(InputFault):
     code = "GEOMETRY_REFUSED"
 
 
+class PixelsRefused(InputFault):
+    """The pixels' numbers cannot be read as grey values."""
+
+    code = "PIXELS_REFUSED"
+
+
 class NothingEligible(InputFault):
     """No series here is eligible."""
 

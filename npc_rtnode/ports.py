@@ -94,7 +94,7 @@ class SeriesReader(Protocol):
         """The attributes that rules ask for, by keyword."""
 
     def volume(self, files: Sequence[Path]) -> Volume:
-        """Decoded, rescaled voxels on a checked stack; raises GeometryRefused or Unreadable."""
+        """Decoded, rescaled voxels on a checked stack; raises GeometryRefused, PixelsRefused or Unreadable."""
 
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance is marked as a quality-control phantom (PS3.3 C.7.1.1, C.7.6.1)."""

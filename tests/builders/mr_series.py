@@ -48,6 +48,11 @@ ORIENTATIONS: dict[str, tuple[float, ...]] = {
     "axial": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
     "oblique": _turned(12.0, -5.0, 7.0),
     "feet_first": (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0),  # normal points to the feet
+    "double_oblique": _turned(21.0, -13.0, 17.0),
+    "prone": (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    "feet_first_prone": (1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    "decubitus_left": (0.0, -1.0, 0.0, 1.0, 0.0, 0.0),
+    "decubitus_right": (0.0, 1.0, 0.0, -1.0, 0.0, 0.0),
     "sagittal": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
     "coronal": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0),
 }
@@ -62,7 +67,9 @@ class SeriesSpec:
     columns: int = 56
     spacing_mm: tuple[float, float] = (0.9375, 0.9375)
     step_mm: float = 3.0
-    gap_at: int | None = None  # the slice of this index is missing: one file fewer
+    gap_at: int | Sequence[int] | None = None  # the slices of these indices are missing: fewer files
+    jitter_mm: Sequence[float] = ()  # how far along the normal each slice is off its place
+    shear_mm: float = 0.0  # how far each slice is moved along its columns against the one before
     orientation: str | tuple[float, ...] = "axial"  # a name of ORIENTATIONS, or six cosines
     origin_mm: tuple[float, float, float] = (-21.5, -17.25, 33.125)
     charset: str | Sequence[str] | None = "ISO_IR 100"  # None: no SpecificCharacterSet element
@@ -73,7 +80,9 @@ class SeriesSpec:
     implicit: bool = False  # Implicit VR Little Endian instead of Explicit
     descending: bool = False  # InstanceNumber runs against the normal
     attributes: Mapping[str, Any] | None = None  # keyword -> value on every slice; None deletes the element
-    voxels: NDArray[np.int16] | None = None  # [slice, row, column]; else a smooth ramp
+    slice_attributes: Sequence[Mapping[str, Any]] = ()  # the same for each slice by itself, after `attributes`
+    voxels: NDArray[Any] | None = None  # [slice, row, column], whole numbers as stored; else a smooth ramp
+    syntax: str | None = None  # a transfer syntax that pydicom can compress to
 
     @property
     def cosines(self) -> NDArray[np.float64]:
@@ -83,9 +92,16 @@ class SeriesSpec:
 
     def position(self, index: int) -> tuple[float, float, float]:
         """Centre of the first pixel of a slice, LPS mm."""
-        normal = np.cross(*self.cosines)
-        x, y, z = np.array(self.origin_mm) + index * self.step_mm * normal
+        row, column = self.cosines
+        along = index * self.step_mm + (self.jitter_mm[index] if self.jitter_mm else 0.0)
+        x, y, z = np.array(self.origin_mm) + along * np.cross(row, column) + index * self.shear_mm * column
         return float(x), float(y), float(z)
+
+    @property
+    def present(self) -> list[int]:
+        """The slices that are not missing."""
+        missing = {self.gap_at} if isinstance(self.gap_at, int) else set(self.gap_at or ())
+        return [k for k in range(self.slices) if k not in missing]
 
 
 def make_series(folder: Path, **wishes: Any) -> list[Path]:
@@ -95,7 +111,7 @@ def make_series(folder: Path, **wishes: Any) -> list[Path]:
     """
     spec = SeriesSpec(**wishes)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder, slice_dataset(spec, k)) for k in range(spec.slices) if k != spec.gap_at]
+    return [_write(folder, slice_dataset(spec, k)) for k in spec.present]
 
 
 def slice_dataset(spec: SeriesSpec, index: int) -> Dataset:
@@ -104,12 +120,16 @@ def slice_dataset(spec: SeriesSpec, index: int) -> Dataset:
     _describe_patient_and_study(ds, spec)
     _describe_series(ds, spec)
     _describe_image(ds, spec, index)
-    for keyword, value in (spec.attributes or {}).items():
+    own = spec.slice_attributes[index] if spec.slice_attributes else {}
+    for keyword, value in {**(spec.attributes or {}), **own}.items():
         if value is None:
             ds.pop(Tag(keyword), None)
         else:
             setattr(ds, keyword, value)
+    _add_pixels(ds, spec, index)
     ds.file_meta = _file_meta(ds, spec.implicit)
+    if spec.syntax is not None:
+        ds.compress(spec.syntax, generate_instance_uid=False)
     return ds
 
 
@@ -156,7 +176,11 @@ def _describe_image(ds: Dataset, spec: SeriesSpec, index: int) -> None:
     ds.Rows, ds.Columns = spec.rows, spec.columns
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
-    ds.add_new(Tag("PixelData"), "OW", _pixels(spec, index).astype("<u2").tobytes())
+
+
+def _add_pixels(ds: Dataset, spec: SeriesSpec, index: int) -> None:
+    words = "<u1" if ds.get("BitsAllocated") == 8 else "<u2"
+    ds.add_new(Tag("PixelData"), "OW", _pixels(spec, index).astype(words).tobytes())
 
 
 def _pixels(spec: SeriesSpec, index: int) -> NDArray[Any]:

@@ -90,7 +90,7 @@ def stack_for(**wishes: Any) -> Stack:
     affine[:3, 1] = columns_dir * spec.spacing_mm[0]
     affine[:3, 2] = rows_dir * spec.spacing_mm[1]
     affine[:3, 3] = spec.position(0)
-    slices = tuple(_header(spec, k) for k in range(spec.slices) if k != spec.gap_at)
+    slices = tuple(_header(spec, k) for k in spec.present)
     return Stack(Grid((len(slices), spec.rows, spec.columns), affine), slices)
 
 

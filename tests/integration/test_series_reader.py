@@ -10,15 +10,23 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
+from pydicom.uid import RLELossless
 
-from npc_rtnode.adapters.dicom.pixels import decoded
+from npc_rtnode.adapters.dicom.elements import read_elements
+from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, form_of
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader, clean_text
 from npc_rtnode.domain.geometry import stack_of
-from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
+from npc_rtnode.domain.pixels import PixelForm
+from npc_rtnode.errors import GeometryRefused, PixelsRefused, Unreadable
 from tests.builders.headers import real_files
 from tests.builders.mr_series import SeriesSpec, make_series, slice_dataset
 
 READER = DicomSeriesReader()
+
+
+def form_in(path: Path) -> PixelForm:
+    """What a file says of its grey values."""
+    return form_of(read_elements(path, FORM_KEYWORDS))
 
 
 def patched(files: list[Path], folder: Path, old: bytes, new: bytes) -> list[Path]:
@@ -165,11 +173,12 @@ def test_a_corner_elsewhere_is_refused(tmp_path):
     path = make_series(tmp_path, slices=1)[0]
     header = READER.headers([path])[0]
     x, y, z = header.position
-    decoded(path, header)
+    form = form_in(path)
+    decoded(path, header, form)
     with pytest.raises(GeometryRefused, match=r"a corner 0\.020 mm away"):
-        decoded(path, replace(header, position=(x, y + 0.02, z)))
+        decoded(path, replace(header, position=(x, y + 0.02, z)), form)
     with pytest.raises(GeometryRefused, match="does not decode to 47 rows"):
-        decoded(path, replace(header, rows=47))
+        decoded(path, replace(header, rows=47), form)
 
 
 @pytest.mark.parametrize(
@@ -179,18 +188,29 @@ def test_a_corner_elsewhere_is_refused(tmp_path):
 def test_inverted_and_coloured_pixels_are_refused_by_name(tmp_path, attributes):
     """MONOCHROME1 and colour are refused with their name, not silently read."""
     files = make_series(tmp_path, slices=8, attributes=attributes)
-    with pytest.raises(InputFault, match=f"PhotometricInterpretation {attributes['PhotometricInterpretation']}"):
+    with pytest.raises(PixelsRefused, match=f"PhotometricInterpretation {attributes['PhotometricInterpretation']}"):
         READER.volume(files)
 
 
-def test_pixels_cut_short_are_unreadable(tmp_path):
-    """Half of the pixels missing: Unreadable, naming the SOP Instance."""
-    files = make_series(tmp_path, slices=8)
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_pixels_cut_short_are_unreadable(tmp_path, syntax):
+    """Half of the pixels missing, plain or compressed: Unreadable, naming the SOP Instance."""
+    files = make_series(tmp_path, slices=8, syntax=syntax)
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(files[3].read_bytes()[:-3000])
     uid = READER.headers([cut])[0].sop_uid
     with pytest.raises(Unreadable, match=uid):
         READER.volume([*files[:3], cut, *files[4:]])
+
+
+def test_well_formed_pixels_that_are_too_few_are_unreadable(tmp_path):
+    """A whole file whose PixelData lacks one row: GDCM would make the row up."""
+    files = make_series(tmp_path, slices=8)
+    ds = dcmread(files[3])
+    ds.PixelData = ds.PixelData[: -56 * 2]
+    ds.save_as(files[3])
+    with pytest.raises(Unreadable, match=ds.SOPInstanceUID):
+        READER.volume(files)
 
 
 def test_a_gap_is_refused_before_decoding(tmp_path):
@@ -329,7 +349,7 @@ def test_real_ge_jitter_passes_and_its_spacing_is_measured():
 def test_nine_transfer_syntaxes_decode_to_one_image():
     """RLE, JPEG Lossless, JPEG-LS, JPEG 2000, big endian and the rest: identical pixels."""
     files = real_files("ts_same_image_9_syntaxes")
-    images = [decoded(path, header) for path, header in zip(files, READER.headers(files), strict=True)]
+    images = [decoded(path, header, form_in(path)) for path, header in zip(files, READER.headers(files), strict=True)]
     assert len(images) == 9
     for image in images[1:]:
         np.testing.assert_array_equal(image, images[0])
@@ -339,7 +359,7 @@ def test_fragmented_jpeg2000_decodes():
     """Frames split over many fragments decode to what pydicom decodes."""
     files = real_files("ts_siemens_j2k_fragmented")
     for path, header in zip(files, READER.headers(files), strict=True):
-        np.testing.assert_array_equal(decoded(path, header), dcmread(path).pixel_array)
+        np.testing.assert_array_equal(decoded(path, header, form_in(path)), dcmread(path).pixel_array)
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,170 @@
 """Pixels as voxels: one slice of a file, decoded by SimpleITK and believed about its place only after a check.
 
-Its corners of every slice must lie where our own header arithmetic puts them.
+Its corners of every slice must lie where our own header arithmetic puts them. What the numbers mean is read here and
+judged in domain/pixels.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, FileDataset, dcmread, dcmwrite
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
-from npc_rtnode.adapters.dicom.elements import uid_of, value_of, whole_of
+from npc_rtnode.adapters.dicom.elements import UNREADABLE, quietly, raw_of, value_of, whole_of
 from npc_rtnode.domain.geometry import axes_of
+from npc_rtnode.domain.pixels import PixelForm, voxels_of
 from npc_rtnode.domain.records import SliceHeader
-from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
+from npc_rtnode.errors import GeometryRefused, Unreadable
 
-_GREY_OR_COLOUR = (
-    "MONOCHROME1",
-    "MONOCHROME2",
-    "PALETTE COLOR",
-    "RGB",
-    "YBR_FULL",
-    "YBR_FULL_422",
-    "YBR_ICT",
-    "YBR_RCT",
+FORM_KEYWORDS = (
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
 )
+"""What `form_of` reads."""
+
+_BARE_KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+)
+"""What GDCM is shown: no rescale, no overlay, no private element."""
 
 CORNER_TOLERANCE_MM = 0.01
 """SimpleITK and our headers must put every slice corner at the same place within this: only rounding may differ."""
 
 
-def refuse_other_than_plain_grey(ds: Dataset) -> None:
-    """PS3.3 C.7.6.3.1.2: MONOCHROME2 alone means that more signal is a larger number, as the model was shown it."""
-    photometric = value_of(ds, "PhotometricInterpretation")
-    samples = whole_of(ds, "SamplesPerPixel")
-    if photometric == "MONOCHROME2" and samples in (1, None):
-        return
-    said = photometric if photometric in _GREY_OR_COLOUR else "unknown"
-    uid = uid_of(ds, "SOPInstanceUID")
-    raise InputFault(
-        f"SOP Instance {uid}: PhotometricInterpretation {said}, {samples} samples a pixel; MONOCHROME2 needed"
+def form_of(ds: Dataset) -> PixelForm:
+    """What one image says about its grey values: its elements FORM_KEYWORDS, read leniently, judged elsewhere."""
+    return PixelForm(
+        photometric=_code_of(ds, "PhotometricInterpretation"),
+        samples=whole_of(ds, "SamplesPerPixel"),
+        allocated=whole_of(ds, "BitsAllocated"),
+        stored=whole_of(ds, "BitsStored"),
+        high_bit=whole_of(ds, "HighBit"),
+        representation=whole_of(ds, "PixelRepresentation"),
+        slope=_stated_number(ds, "RescaleSlope", 1.0),
+        intercept=_stated_number(ds, "RescaleIntercept", 0.0),
+        lookup_table=bool(value_of(ds, "ModalityLUTSequence")),
+        padding=_padding(ds),
+        lossy_ratio=_lossy_ratio(ds),
     )
 
 
-def decoded(path: Path, header: SliceHeader) -> NDArray[np.float32]:
-    """One slice, `[row, column]`, with RescaleSlope and RescaleIntercept applied; float32."""
+def _code_of(ds: Dataset, keyword: str) -> str | None:
+    value = value_of(ds, keyword)
+    return value if isinstance(value, str) else None
+
+
+def _stated_number(ds: Dataset, keyword: str, absent: float) -> float:
+    """The element's number, `absent` where nothing is stated, NaN where what is stated is not one number."""
+    if not raw_of(ds, keyword):
+        return absent
+    value = value_of(ds, keyword)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _padding(ds: Dataset) -> tuple[int, int] | None:
+    """PS3.3 C.7.5.1.1.2: PixelPaddingValue, or all from there to PixelPaddingRangeLimit; in stored values."""
+    value = whole_of(ds, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = whole_of(ds, "PixelPaddingRangeLimit")
+    ends = sorted(_as_stored(ds, end) for end in (value, value if limit is None else limit))
+    return ends[0], ends[1]
+
+
+def _as_stored(ds: Dataset, value: int) -> int:
+    """63536 for -2000: scanners write the padding of signed pixels as US; the VR should follow PixelRepresentation."""
+    bits = whole_of(ds, "BitsAllocated") or 16
+    signed = whole_of(ds, "PixelRepresentation") == 1
+    return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
+
+
+def _lossy_ratio(ds: Dataset) -> float:
+    """0 unless LossyImageCompression is 01; then the ratio (of the last of several compressions), or NaN."""
+    if value_of(ds, "LossyImageCompression") != "01":
+        return 0.0
+    ratio = value_of(ds, "LossyImageCompressionRatio")
+    last = ratio[-1] if isinstance(ratio, MultiValue) and ratio else ratio
+    return float(last) if isinstance(last, int | float) and last > 0 else math.nan
+
+
+def decoded(path: Path, header: SliceHeader, form: PixelForm) -> NDArray[np.float32]:
+    """One slice, `[row, column]`, with RescaleSlope and RescaleIntercept applied; float32, NaN where it is padding.
+
+    `form` must have been judged: GDCM takes a HighBit elsewhere for none. Raises Unreadable or GeometryRefused.
+    """
+    try:
+        with _bare_copy(path) as copy:
+            image = _read(copy)
+    except (RuntimeError, *UNREADABLE):
+        raise Unreadable(f"The pixels of SOP Instance {header.sop_uid} do not decode.") from None
+    _check_place(image, header)
+    stored = np.asarray(sitk.GetArrayViewFromImage(image)).reshape(header.rows or 0, header.columns or 0)
+    return voxels_of(stored, form)
+
+
+@contextmanager
+def _bare_copy(path: Path) -> Iterator[str]:
+    """The pixels as they were encoded and where they lie, in memory, and nothing that GDCM could apply to them.
+
+    With a rescale in the file it refuses signed pixels of fewer bits than their word whose values all rise above 0.
+    """
+    with quietly():
+        ds = dcmread(path, specific_tags=[Tag(word) for word in _BARE_KEYWORDS])
+    _refuse_cut_short(ds)
+    with os.fdopen(os.memfd_create("npc-rtnode-pixels"), "w+b") as memory, quietly():
+        dcmwrite(memory, ds)
+        memory.flush()
+        yield f"/proc/self/fd/{memory.fileno()}"
+
+
+def _refuse_cut_short(ds: FileDataset) -> None:
+    """Neither pydicom nor GDCM says so where uncompressed pixels end before the last row does."""
+    needed = ds.Rows * ds.Columns * ds.BitsAllocated // 8
+    if not ds.file_meta.TransferSyntaxUID.is_encapsulated and len(ds.PixelData) < needed:
+        raise ValueError("fewer bytes than pixels")
+
+
+def _read(file: str) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetGlobalWarningDisplay(False)  # ITK warns on stderr, past our log
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        image = reader.Execute()
-    except RuntimeError:
-        raise Unreadable(f"The pixels of SOP Instance {header.sop_uid} do not decode.") from None
-    _check_place(image, header)
-    voxels = np.asarray(sitk.GetArrayViewFromImage(image), dtype=np.float32)
-    return voxels.reshape(header.rows or 0, header.columns or 0)
+    reader.SetFileName(file)
+    image: sitk.Image = reader.Execute()
+    return image
 
 
 def _check_place(image: sitk.Image, header: SliceHeader) -> None:

@@ -28,9 +28,10 @@ from npc_rtnode.adapters.dicom.elements import (
     value_of,
     whole_of,
 )
-from npc_rtnode.adapters.dicom.pixels import decoded, refuse_other_than_plain_grey
+from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, form_of
 from npc_rtnode.domain.geometry import StackJudgement, Volume, judge_stack, plane_of, stack_of
 from npc_rtnode.domain.identifiers import sha256_hex
+from npc_rtnode.domain.pixels import fill_padding, refuse_unusable
 from npc_rtnode.domain.records import AttributeValue, AttributeValues, SeriesAttributes, SliceHeader
 from npc_rtnode.errors import Unreadable
 
@@ -52,7 +53,6 @@ _HEADER_KEYWORDS = (
 )
 _IDENTITY_KEYWORDS = ("PatientName", "PatientID", "IssuerOfPatientID")
 _QUALITY_KEYWORDS = ("QualityControlSubject", "QualityControlImage")  # (0010,0200), (0028,0300): YES marks a phantom
-_PIXEL_KEYWORDS = ("SOPInstanceUID", "PhotometricInterpretation", "SamplesPerPixel")
 _REQUEST_SEQUENCES = ("RequestAttributesSequence",)  # where the order's texts lie, PS3.3 C.7.3.1
 _SPOKEN = re.compile(r"Description$|^CodeMeaning$|^ReasonFor|^ContrastBolusAgent$")  # texts worth flattening; no names
 _MOSAIC_WORDS = {"MOSAIC", "VFRAME"}  # Siemens, UIH: many slices tiled into one image
@@ -76,19 +76,23 @@ class DicomSeriesReader:
         return SeriesAttributes(len(datasets), values, _derived(datasets))
 
     def volume(self, files: Sequence[Path]) -> Volume:
-        """Decoded, rescaled voxels on a checked stack.
+        """Decoded, rescaled voxels on a checked stack; padding has become the lowest voxel.
 
-        Raises GeometryRefused (no even stack, or SimpleITK disagrees about it), Unreadable (pixels do not decode) or
-        InputFault (colour or inverted grey values).
+        Raises GeometryRefused (no even stack, or SimpleITK disagrees about it), PixelsRefused (grey values that cannot
+        be used, whatever the pixels are) or Unreadable (pixels do not decode).
         """
         headers = self.headers(files)
         stack = stack_of(headers)
-        path_of = {header.sop_uid: path for header, path in zip(headers, files, strict=True)}
-        for path in files:
-            refuse_other_than_plain_grey(read_elements(path, _PIXEL_KEYWORDS))
+        forms = [form_of(read_elements(path, FORM_KEYWORDS)) for path in files]
+        refuse_unusable(forms)
+        source_of = {
+            header.sop_uid: source for header, source in zip(headers, zip(files, forms, strict=True), strict=True)
+        }
         voxels = np.empty(stack.grid.shape, dtype=np.float32)
         for k, header in enumerate(stack.slices):
-            voxels[k] = decoded(path_of[header.sop_uid], header)
+            path, form = source_of[header.sop_uid]
+            voxels[k] = decoded(path, header, form)
+        fill_padding(voxels)
         return Volume(voxels, stack)
 
     def is_phantom(self, files: Sequence[Path]) -> bool:
