@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
@@ -145,10 +148,21 @@ def _bare_copy(path: Path) -> Iterator[str]:
     with quietly():
         ds = dcmread(path, specific_tags=[Tag(word) for word in _BARE_KEYWORDS])
     _refuse_cut_short(ds)
-    with os.fdopen(os.memfd_create("npc-rtnode-pixels"), "w+b") as memory, quietly():
+    with _unseen_file() as (memory, place), quietly():
         dcmwrite(memory, ds)
         memory.flush()
-        yield f"/proc/self/fd/{memory.fileno()}"
+        yield place
+
+
+@contextmanager
+def _unseen_file() -> Iterator[tuple[IO[bytes], str]]:
+    """A file in memory where the system has such, and the name by which another library opens it."""
+    if sys.platform == "linux":
+        with os.fdopen(os.memfd_create("npc-rtnode-pixels"), "w+b") as memory:
+            yield memory, f"/proc/self/fd/{memory.fileno()}"
+    else:
+        with NamedTemporaryFile() as file:
+            yield file, file.name
 
 
 def _refuse_cut_short(ds: FileDataset) -> None:
