@@ -5,17 +5,22 @@ Its corners of every slice must lie where our own header arithmetic puts them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
 
-from npc_rtnode.adapters.dicom.elements import uid_of, value_of, whole_of
+from npc_rtnode.adapters.dicom.elements import UNREADABLE, quietly, uid_of, value_of, whole_of
 from npc_rtnode.domain.geometry import axes_of
 from npc_rtnode.domain.records import SliceHeader
 from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
+
+Array = NDArray[Any]
 
 _GREY_OR_COLOUR = (
     "MONOCHROME1",
@@ -58,6 +63,40 @@ def decoded(path: Path, header: SliceHeader) -> NDArray[np.float32]:
     _check_place(image, header)
     voxels = np.asarray(sitk.GetArrayViewFromImage(image), dtype=np.float32)
     return voxels.reshape(header.rows or 0, header.columns or 0)
+
+
+def decoded_frames(path: Path, headers: Sequence[SliceHeader]) -> Iterator[NDArray[np.float32]]:
+    """Frames of one multi-frame instance, each `[row, column]`, in the order asked for, each with its own rescale.
+
+    pydicom decodes here, frame by frame: GDCM applies one rescale to all frames, and only if they share it.
+    """
+    for header, stored in zip(headers, _stored(path, headers), strict=True):
+        if stored.shape != (header.rows, header.columns):
+            raise GeometryRefused(
+                f"SOP Instance {header.sop_uid} does not decode to {header.rows} rows and {header.columns} columns."
+            )
+        yield _rescaled(stored, header)
+
+
+def _stored(path: Path, headers: Sequence[SliceHeader]) -> Iterator[Array]:
+    """Stored values of the frames asked for; the file is opened once."""
+    frames = iter_pixels(path, indices=[(header.frame or 1) - 1 for header in headers], raw=True)
+    for header in headers:
+        try:
+            with quietly():
+                stored = next(frames)
+        except (*UNREADABLE, RuntimeError, StopIteration):
+            raise Unreadable(f"The pixels of SOP Instance {header.sop_uid} do not decode.") from None
+        yield stored
+
+
+def _rescaled(stored: Array, header: SliceHeader) -> NDArray[np.float32]:
+    """Values by the Pixel Value Transformation of that very frame (PS3.3 C.7.6.16.2.9)."""
+    if header.traits.rescale is None:
+        where = f"SOP Instance {header.sop_uid}, frame {header.frame}"
+        raise InputFault(f"{where}: RescaleSlope and RescaleIntercept are no usable numbers")
+    slope, intercept = header.traits.rescale
+    return np.asarray(stored.astype(np.float64) * slope + intercept, dtype=np.float32)
 
 
 def _check_place(image: sitk.Image, header: SliceHeader) -> None:
