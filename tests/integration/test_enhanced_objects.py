@@ -116,7 +116,9 @@ def test_the_report_shows_the_frame_where_the_outline_is_largest(tmp_path: Path)
 
 def test_instances_of_one_frame_are_named_without_it(tmp_path: Path) -> None:
     """PS3.3 10.3: where the instance has no other frame the reference means all of it."""
-    result = result_of([make_enhanced(tmp_path, order=[k], seed=f"slice-{k}", instance=ONE_SERIES)[0] for k in range(20)])
+    result = result_of(
+        [make_enhanced(tmp_path, order=[k], seed=f"slice-{k}", instance=ONE_SERIES)[0] for k in range(20)]
+    )
     assert holding(result.judged()) == set()
     assert len(listed(read(result.rtstruct))) == 20
     assert not any("ReferencedFrameNumber" in item.ContourImageSequence[0] for item in contours(read(result.rtstruct)))

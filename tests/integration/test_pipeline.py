@@ -448,11 +448,11 @@ class TestWrite:
         assert self.run(ledger, bundle=self.SYNTHETIC, destinations=(test, PACS)) == "HELD"
 
     ENHANCED = TPS.model_copy(update={"enhanced_mr": True})
-    FRAMES = [replace(header(n), sop_uid="1.2.3.1", frame=n, frames=12) for n in range(1, 13)]
+    FRAMES = tuple(replace(header(n), sop_uid="1.2.3.1", frame=n, frames=12) for n in range(1, 13))
 
     def test_frames_are_owed_only_to_who_declares_them(self, ledger: Ledger) -> None:
         """A result on Enhanced MR goes to the destination that holds such images; `not_owed` says who else asked."""
-        assert self.run(ledger, slices=self.FRAMES, destinations=(self.ENHANCED, PACS)) == "WRITTEN"
+        assert self.run(ledger, slices=[*self.FRAMES], destinations=(self.ENHANCED, PACS)) == "WRITTEN"
         job = newest_job(ledger)
         assert [(o["kind"], d["destination"]) for o in job["objects"] for d in o["deliveries"]] == [("RTSTRUCT", "tps")]
         assert job["results"]["enhanced_mr"] is True
@@ -466,7 +466,7 @@ class TestWrite:
     @pytest.mark.parametrize("verb", ["retry", "release"])
     def test_frames_that_nobody_declares_wait_for_a_setting(self, ledger: Ledger, verb: str) -> None:
         """HELD with the setting named; once it is set, a verb makes the very same objects go out."""
-        assert self.run(ledger, slices=self.FRAMES) == "HELD"
+        assert self.run(ledger, slices=[*self.FRAMES]) == "HELD"
         job = newest_job(ledger)
         (reason,) = job["reasons"]
         assert reason.startswith("ENHANCED_MR: the series is Enhanced MR, and of tps, pacs none declares it")
@@ -474,14 +474,14 @@ class TestWrite:
         assert not [d for o in job["objects"] for d in o["deliveries"]]
         getattr(ledger.desk, verb)(ledger.study(), ledger.word())
         assert ledger.job_state() == "QUEUED"
-        assert self.run(ledger, slices=self.FRAMES) == "HELD"
+        assert self.run(ledger, slices=[*self.FRAMES]) == "HELD"
         getattr(ledger.desk, verb)(ledger.study(), ledger.word())
-        assert self.run(ledger, slices=self.FRAMES, destinations=(self.ENHANCED,)) == "WRITTEN"
+        assert self.run(ledger, slices=[*self.FRAMES], destinations=(self.ENHANCED,)) == "WRITTEN"
         assert [o["sop_uid"] for o in newest_job(ledger)["objects"]] == [o["sop_uid"] for o in job["objects"]]
 
     def test_a_failed_gate_is_not_mended_by_a_setting(self, ledger: Ledger) -> None:
         """What did not read back right stays held, and retry does not begin it anew."""
-        assert self.run(ledger, slices=self.FRAMES, objects=FakeObjects(bad=True)) == "HELD"
+        assert self.run(ledger, slices=[*self.FRAMES], objects=FakeObjects(bad=True)) == "HELD"
         assert newest_job(ledger)["releasable"] is False
         with pytest.raises(NotFound):
             ledger.desk.retry(ledger.study(), ledger.word())

@@ -150,7 +150,7 @@ def _lift(item: Dataset, into: Dataset) -> None:
         for group in _items(item, keyword)[:1]:
             into.update(group)
     if Tag(_USAGE) in item:
-        into[Tag(_USAGE)] = item[Tag(_USAGE)]
+        into[Tag(_USAGE)] = item.get_item(Tag(_USAGE))
 
 
 # --- traits -----------------------------------------------------------------------------------------------------------
