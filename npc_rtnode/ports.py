@@ -88,10 +88,10 @@ class SeriesReader(Protocol):
     """Received files as values (adapters/dicom/series)."""
 
     def headers(self, files: Sequence[Path]) -> list[SliceHeader]:
-        """Geometry headers, one a file, in the order given; raises Unreadable naming the SOP Instance."""
+        """Geometry headers, one a slice (an instance, or a frame of one), file by file; raises Unreadable."""
 
     def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
-        """The attributes that rules ask for, by keyword."""
+        """The attributes that rules ask for, by keyword, one entry a slice."""
 
     def volume(self, files: Sequence[Path]) -> Volume:
         """Decoded, rescaled voxels on a checked stack; raises GeometryRefused, PixelsRefused or Unreadable."""
@@ -214,7 +214,10 @@ class ObjectWriter(Protocol):
     def write(
         self, stack: Stack, sources: Sequence[Path], prediction: Prediction, plan: ObjectPlan
     ) -> tuple[WrittenObject, ...]:
-        """Every object of one result; `sources` are the files of `stack.slices` in order. Same input, same bytes."""
+        """Every object of one result; same input, same bytes.
+
+        `sources` are the files of `stack.slices` in order, a file once for each of its frames.
+        """
 
     def judge(
         self,

@@ -185,6 +185,9 @@ class Destination(_Section):
     port: Annotated[int, Field(ge=1, le=65535)]
     objects: tuple[ObjectKind, ...] = Field((ObjectKind.RTSTRUCT,), min_length=1)
     test: bool = Field(False, description="true only for a system that no patient is treated from.")
+    enhanced_mr: bool = Field(
+        False, description="true only for a system that holds Enhanced MR and shows contours on its frames."
+    )
     transfer_syntax: Literal["implicit", "explicit"] = Field("implicit", description="VR encoding offered first.")
     calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
     timeout_s: Seconds = Field(30, description="Silence that ends an attempt.")

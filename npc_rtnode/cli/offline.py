@@ -58,18 +58,18 @@ class _Offline:
         volume = self._reader.volume(files)
         bundle = self._predictor.statement()
         prediction = self._predictor.predict(volume, bundle)
-        by_uid = {header.sop_uid: path for header, path in zip(self._reader.headers(files), files, strict=True)}
+        by_uid = {header.sop_uid: path for path in files for header in self._reader.headers([path])}
         sources = [by_uid[header.sop_uid] for header in volume.stack.slices]
         gates = before_writing(volume.stack, prediction.mask, prediction)
         written: tuple[WrittenObject, ...] = ()
         phantom = self._reader.is_phantom(sources)
         if _passes(gates):
-            inputs = [(h.sop_uid, h.sha256) for h in volume.stack.slices]
+            inputs = list(dict.fromkeys((h.sop_uid, h.sha256) for h in volume.stack.slices))
             plan = self._plan(series_uid, inputs, Answer(prediction, bundle), phantom)
             written = DicomObjects().write(volume.stack, sources, prediction, plan)
             gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
         open_to_all = may_send(bundle.synthetic, phantom, destination_is_test=False)
-        name = input_digest([(series_uid, h.sha256) for h in volume.stack.slices])[:12]
+        name = input_digest(list(dict.fromkeys((series_uid, h.sha256) for h in volume.stack.slices)))[:12]
         target = output / name if open_to_all else output / NOT_FOR_PATIENTS / name
         if _passes(gates):
             _save(target, written)

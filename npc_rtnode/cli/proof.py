@@ -81,7 +81,7 @@ def _stage(report: ReportFacts, truth: str) -> tuple[str, bool]:
 
 def placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
     """Contours on the slices that they reference."""
-    index = {header.sop_uid: k for k, header in enumerate(stack.slices)}
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
     return [PlacedRing(index[contour.referenced[0]], contour.points_mm) for contour in contours]
 
 

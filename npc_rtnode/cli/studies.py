@@ -147,6 +147,7 @@ def _job_story(job: View) -> list[str]:
         *_result_story(results),
         *(_gate_story(gate) for gate in results.get("gates", [])),
         *(_attempt_story(attempt) for attempt in job["attempts"]),
+        *(f"  not owed to       {who}" for who in results.get("not_owed", [])),
         *(line for item in job["objects"] for line in _object_story(item)),
     ]
 

@@ -12,7 +12,7 @@ from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
-from npc_rtnode.domain.gates import may_send
+from npc_rtnode.domain.gates import may_send, may_show
 from npc_rtnode.settings import Settings
 
 
@@ -104,7 +104,12 @@ def _order_again(station: Station, study: str, word: Word) -> list[str]:
 def _resending(settings: Settings, names: list[str]) -> Resending:
     wanted = [settings.destination(name) for name in names] if names else list(settings.destinations)
 
-    def allowed(results: dict[str, Any], name: str) -> bool:
-        return may_send(bool(results["synthetic"]), bool(results["phantom"]), settings.destination(name).test)
+    def forbidden(results: dict[str, Any], name: str) -> str:
+        destination = settings.destination(name)
+        if not may_send(bool(results["synthetic"]), bool(results["phantom"]), destination.test):
+            return "synthetic weights, and no phantom, no test system"
+        if not may_show(bool(results.get("enhanced_mr", False)), destination.enhanced_mr):
+            return "the series is Enhanced MR, which its enhanced_mr does not declare (others: --to NAME)"
+        return ""
 
-    return Resending(tuple((d.name, d.objects) for d in wanted), allowed)
+    return Resending(tuple((d.name, d.objects) for d in wanted), forbidden)

@@ -32,7 +32,7 @@ RELEASABLE_CODES = frozenset({"COUNT_SHORT", "ABORTED", "REFUSED"})
 A gap is never released: a contour would be drawn through anatomy that nobody sent.
 """
 
-INCOMPLETE_CODES = frozenset({"GAP", "COUNT_SHORT"})
+INCOMPLETE_CODES = frozenset({"GAP", "COUNT_SHORT", "PART_MISSING"})
 """Findings that further slices can heal."""
 
 _HEALED_WITH_THEM = frozenset({"TOO_FEW_SLICES"})

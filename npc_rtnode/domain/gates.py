@@ -5,7 +5,7 @@ Nothing here reads DICOM; adapters/dicom/verify brings the facts. A HOLD keeps b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.rasterising import PlacedRing, Raster, dice, rasterise
-from npc_rtnode.domain.records import Finding
+from npc_rtnode.domain.records import Finding, ImageReference
 from npc_rtnode.domain.report import SYNTHETIC_NOTICE, ReportContent
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
 
@@ -60,9 +60,12 @@ class GateResult:
 
 @dataclass(frozen=True)
 class ContourFacts:
-    """One item of ContourSequence as read back; points_mm is LPS `[point, (x, y, z)]`."""
+    """One item of ContourSequence as read back; points_mm is LPS `[point, (x, y, z)]`.
 
-    referenced: tuple[str, ...]
+    An image that is named with several frame numbers stands in `referenced` once for each.
+    """
+
+    referenced: tuple[ImageReference, ...]
     geometric_type: str
     declared_points: int
     points_mm: Array
@@ -93,7 +96,7 @@ class StructureFacts:
     roi_volume_cc: float
     roi_numbers: tuple[int, ...]
     contours: tuple[ContourFacts, ...]
-    images: tuple[str, ...]
+    images: tuple[ImageReference, ...]
     series_uid: str
     study_uid: str
     frames_of_reference: tuple[str, ...]
@@ -110,7 +113,7 @@ class StructureFacts:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """An SR as read back: probabilities by stage, the coded category's value, all text said."""
+    """An SR as read back: probabilities by stage, the coded category's value, all text said, all images shown."""
 
     instance: InstanceFacts
     verification: str
@@ -121,7 +124,8 @@ class ReportFacts:
     category: str | None
     texts: tuple[str, ...]
     measured_from: str
-    evidence: frozenset[str]
+    evidence: Collection[str]
+    images: tuple[ImageReference, ...]
     identity: Mapping[str, bytes]
     optional: Mapping[str, bytes]
 
@@ -144,6 +148,11 @@ class Expected:
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
     """Objects of a bundle trained on phantoms leave for phantoms' series or test destinations alone."""
     return not synthetic or phantom or destination_is_test
+
+
+def may_show(enhanced_mr: bool, destination_declares_it: bool) -> bool:
+    """Objects that name frames of Enhanced MR leave for destinations alone that hold such images (ADR 0009)."""
+    return not enhanced_mr or destination_declares_it
 
 
 def gate_error(name: str, error: Exception) -> GateResult:
@@ -227,7 +236,7 @@ def _judge_geometry(facts: StructureFacts, expected: Expected) -> tuple[GateResu
 
 def _placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
     """The contours whose one reference is a slice of the stack; the others are REFERENCES' business."""
-    index = {header.sop_uid: k for k, header in enumerate(stack.slices)}
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
     return [
         PlacedRing(index[contour.referenced[0]], contour.points_mm)
         for contour in contours
@@ -242,12 +251,20 @@ def _judge_polygon(raster: Raster, wanted_cc: float) -> GateResult:
 
 
 def _judge_references(facts: StructureFacts, stack: Stack) -> GateResult:
-    known = {header.sop_uid for header in stack.slices}
+    known = {header.reference for header in stack.slices}
     bad = sum(1 for c in facts.contours if len(c.referenced) != 1 or c.referenced[0] not in known)
-    listed = set(facts.images) == known and len(facts.images) == len(known)
+    listed = sorted(uid for uid, frame in facts.images if frame is None) == sorted(_instances(stack))
+    listed = listed and len(facts.images) == len(_instances(stack))
     right = bad == 0 and listed and facts.study_uid == stack.slices[0].study_uid and bool(facts.contours)
-    said = f"{bad} contours without exactly one image of the series; image list {'whole' if listed else 'wrong'}"
+    said = (
+        f"{bad} contours without exactly one image or frame of the series; image list {'whole' if listed else 'wrong'}"
+    )
     return GateResult("REFERENCES", Outcome.PASS if right else Outcome.HOLD, said, float(bad), 0.0)
+
+
+def _instances(stack: Stack) -> frozenset[str]:
+    """The instances that the slices come from: each is named once, however many of its frames are slices."""
+    return frozenset(header.sop_uid for header in stack.slices)
 
 
 def _judge_item_counts(counts: Mapping[str, int]) -> GateResult:
@@ -292,6 +309,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
         _judge_stage(facts, expected.content),
         _equal("MEASURED_FROM", facts.measured_from, structure.sop_uid),
         _judge_evidence(facts, structure, expected.stack),
+        _judge_key_image(facts, expected),
         _judge_identity("IDENTITY_SR", facts.identity, expected.identity),
         _judge_optional("OPTIONAL_SR", facts.optional, expected.optional),
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
@@ -309,8 +327,16 @@ def _judge_stage(facts: ReportFacts, content: ReportContent) -> GateResult:
 
 
 def _judge_evidence(facts: ReportFacts, structure: StructureFacts, stack: Stack) -> GateResult:
-    wanted = {header.sop_uid for header in stack.slices} | {structure.sop_uid}
-    return _at_most("EVIDENCE", len(wanted ^ facts.evidence), 0, "instances missing from or strange to the evidence")
+    found, wanted = set(facts.evidence), _instances(stack) | {structure.sop_uid}
+    off = len(wanted ^ found) + len(facts.evidence) - len(found)
+    return _at_most("EVIDENCE", off, 0, "instances missing from, strange to or repeated in the evidence")
+
+
+def _judge_key_image(facts: ReportFacts, expected: Expected) -> GateResult:
+    """The one image that the report shows is the slice, and the frame, where the outline is largest."""
+    key = int(np.argmax(np.count_nonzero(expected.mask, axis=(1, 2))))
+    right = facts.images == (expected.stack.slices[key].reference,)
+    return _holds_if("KEY_IMAGE", not right, "the report shows the slice where the outline is largest")
 
 
 # --- small words ------------------------------------------------------------------------------------------------------

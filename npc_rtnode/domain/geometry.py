@@ -61,6 +61,12 @@ FEWEST_SLICES = 8
 MOST_VOXELS = 2**28
 """1 GiB as float32: five times the largest NPC series; more is a hostile or broken header, refused before decoding."""
 
+MOST_FRAMES = 4096
+"""Frames that are taken apart in one series: 60 slices at 68 time points; no stack has as many.
+
+Known before anything is built for a frame; an instance that goes beyond is left whole, and the series refused.
+"""
+
 STEP_TOLERANCE_RELATIVE = 0.02
 """A step between slices may differ from the usual step by 2 %: GE writes 6.96 to 7.07 mm for 6.97 mm (1.4 %)."""
 
@@ -92,9 +98,22 @@ PLANE_WITHIN_DEG = 30.0
 """A slice normal within 30° of a patient axis is called by that plane; neck protocols tilt axial slices up to 25°."""
 
 INCOMPARABLE = frozenset(
-    {"MULTIFRAME", "NO_POSITION", "NOT_ORTHONORMAL", "MIXED_ORIENTATION", "MIXED_FRAME_OF_REFERENCE"}
+    {
+        "MULTIFRAME",
+        "TOO_MANY_FRAMES",
+        "SINGLE_AND_MULTIFRAME",
+        "SEVERAL_STACKS",
+        "SEVERAL_CONTRASTS",
+        "NO_POSITION",
+        "NOT_ORTHONORMAL",
+        "MIXED_ORIENTATION",
+        "MIXED_FRAME_OF_REFERENCE",
+    }
 )
 """With one of these, distances between slices mean nothing and are not asked for."""
+
+MOST_SHOWN = 5
+"""So many different values are quoted in a finding."""
 
 _PLANES = ("sagittal", "coronal", "axial")  # plane whose normal is along x (left), y (posterior), z (head)
 
@@ -160,7 +179,7 @@ def _count_findings(headers: Sequence[SliceHeader]) -> list[Finding]:
     """Too few to be a volume; fewer than the scanner says it acquired (a hint alone: GE writes 1, others write 0)."""
     count = len(headers)
     found = []
-    if count < FEWEST_SLICES and not any(header.frames > 1 for header in headers):
+    if count < FEWEST_SLICES and not any(map(_is_unread, headers)):
         text = f"{count} slices, at least {FEWEST_SLICES} needed"
         found.append(Finding("TOO_FEW_SLICES", text, count, FEWEST_SLICES))
     stated = {header.images_in_acquisition for header in headers}
@@ -172,11 +191,106 @@ def _count_findings(headers: Sequence[SliceHeader]) -> list[Finding]:
 
 def _form_findings(headers: Sequence[SliceHeader]) -> list[Finding]:
     """What must be there, and the same on every slice, before positions can be compared."""
-    most_frames = max((header.frames for header in headers), default=1)
-    if most_frames > 1:
-        text = f"multi-frame instances (up to {most_frames} frames) are not read"
-        return [Finding("MULTIFRAME", text, most_frames, 1)]
-    return [*_missing(headers), *_frames_of_reference(headers), *_orientations(headers), *_matrices(headers)]
+    if any(map(_is_unread, headers)):
+        return [_unread(headers)]
+    return [
+        *_frame_findings(headers),
+        *_missing(headers),
+        *_frames_of_reference(headers),
+        *_orientations(headers),
+        *_matrices(headers),
+    ]
+
+
+def _is_unread(header: SliceHeader) -> bool:
+    """An instance of several frames that was not taken apart."""
+    return header.frame is None and header.frames > 1
+
+
+def _unread(headers: Sequence[SliceHeader]) -> Finding:
+    """Of another class than the ones whose frames are read, or with more frames than are taken apart."""
+    whole = [header.frames for header in headers if _is_unread(header)]
+    total = sum(whole) + sum(header.frame is not None for header in headers)
+    if total > MOST_FRAMES:
+        text = f"{total} frames in one series, at most {MOST_FRAMES} are read"
+        return Finding("TOO_MANY_FRAMES", text, total, MOST_FRAMES)
+    text = f"multi-frame instances (up to {max(whole)} frames) of another class than Enhanced MR are not read"
+    return Finding("MULTIFRAME", text, max(whole), 1)
+
+
+# --- the single questions about frames (PS3.3 C.7.6.16) --------------------------------------------------------------
+
+
+def _frame_findings(headers: Sequence[SliceHeader]) -> list[Finding]:
+    """All slices are frames if one is, of one stack and one contrast, and no part of a concatenation is missing."""
+    frames = [header for header in headers if header.frame is not None]
+    if not frames:
+        return []
+    return [*_single_among(headers, frames), *_several_stacks(frames), *_several_contrasts(frames), *_parts(frames)]
+
+
+def _single_among(headers: Sequence[SliceHeader], frames: Sequence[SliceHeader]) -> list[Finding]:
+    single = len(headers) - len(frames)
+    if not single:
+        return []
+    text = f"{single} single-frame instances among {len(frames)} frames of multi-frame ones in one series"
+    return [Finding("SINGLE_AND_MULTIFRAME", text, single, 0)]
+
+
+def _several_stacks(frames: Sequence[SliceHeader]) -> list[Finding]:
+    """By name (StackID) or, where names do not tell, by direction."""
+    named = len({frame.traits.stack for frame in frames} - {""})
+    turned = len(_directions(frames))
+    if max(named, turned) < 2:
+        return []
+    text = f"several stacks in one series: {named} by StackID, {turned} by orientation"
+    return [Finding("SEVERAL_STACKS", text, max(named, turned), 1)]
+
+
+def _directions(frames: Sequence[SliceHeader]) -> list[Array]:
+    """One orientation a group within COSINE_TOLERANCE; beyond MOST_SHOWN groups they are not told apart."""
+    found: list[Array] = []
+    for stated in sorted({frame.orientation for frame in frames if frame.orientation and _stated(frame.orientation)}):
+        if len(found) <= MOST_SHOWN and all(
+            np.abs(np.array(stated) - other).max() > COSINE_TOLERANCE for other in found
+        ):
+            found.append(np.array(stated))
+    return found
+
+
+def _several_contrasts(frames: Sequence[SliceHeader]) -> list[Finding]:
+    """Two echoes, time points, components or states of contrast: every keyword in which frames differ, with values."""
+    said: dict[str, set[str]] = {}
+    for frame in frames:
+        for keyword, value in frame.traits.contrast:
+            said.setdefault(keyword, set()).add(value)
+    differing = [f"{keyword} ({_quoted(values)})" for keyword, values in said.items() if len(values) > 1]
+    if not differing:
+        return []
+    text = f"frames of one series differ in {', '.join(differing)}"
+    return [Finding("SEVERAL_CONTRASTS", text, len(differing), 0)]
+
+
+def _quoted(values: set[str]) -> str:
+    shown = ", ".join(value or "unsaid" for value in sorted(values)[:MOST_SHOWN])
+    return f"{shown} and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else shown
+
+
+def _parts(frames: Sequence[SliceHeader]) -> list[Finding]:
+    """A concatenation is one image cut into instances (PS3.3 C.7.6.16.2.2.4): further parts may still come."""
+    parts = {frame.traits.part for frame in frames if frame.traits.part}
+    wanted = sum(_parts_wanted([part for part in parts if part[0] == uid]) for uid in {part[0] for part in parts})
+    if len(parts) >= wanted:
+        return []
+    return [Finding("PART_MISSING", f"{len(parts)} of {wanted} parts of a concatenation are here", len(parts), wanted)]
+
+
+def _parts_wanted(parts: Sequence[tuple[str, int, int]]) -> int:
+    """Of one concatenation: as many as it says, or as the highest number that is here."""
+    return max(max(number, total) for _, number, total in parts)
+
+
+# --- the single questions about any slice ----------------------------------------------------------------------------
 
 
 def _missing(headers: Sequence[SliceHeader]) -> list[Finding]:
@@ -184,12 +298,16 @@ def _missing(headers: Sequence[SliceHeader]) -> list[Finding]:
     unscaled = sum(not _has_scale(header) for header in headers)
     found = []
     if unplaced:
-        text = f"{unplaced} of {len(headers)} instances lack ImagePositionPatient or ImageOrientationPatient"
+        text = f"{unplaced} of {len(headers)} {_kind(headers)} lack ImagePositionPatient or ImageOrientationPatient"
         found.append(Finding("NO_POSITION", text, unplaced, 0))
     if unscaled:
-        text = f"{unscaled} of {len(headers)} instances lack a usable PixelSpacing, Rows or Columns"
+        text = f"{unscaled} of {len(headers)} {_kind(headers)} lack a usable PixelSpacing, Rows or Columns"
         found.append(Finding("NO_SPACING", text, unscaled, 0))
     return found
+
+
+def _kind(headers: Sequence[SliceHeader]) -> str:
+    return "frames" if any(header.frame for header in headers) else "instances"
 
 
 def _stated(numbers: Sequence[float] | None) -> bool:

@@ -147,6 +147,13 @@ def _precision(form: PixelForm) -> Iterator[Finding]:
 # --- from stored values to voxels -------------------------------------------------------------------------------------
 
 
+def stored_bits(words: NDArray[Any], form: PixelForm) -> NDArray[Any]:
+    """The stored values in words of BitsAllocated: what lies above BitsStored is dropped, the sign extended."""
+    spare = (form.allocated or 0) - (form.stored or 0)
+    kind = np.dtype(f"{'i' if form.representation else 'u'}{words.dtype.itemsize}")
+    return np.asarray(words.view(kind) << spare >> spare)
+
+
 def voxels_of(stored: NDArray[Any], form: PixelForm) -> NDArray[np.float32]:
     """Stored values of one image, rescaled in float64 and rounded once to float32; NaN where they are padding."""
     voxels = (stored * np.float64(form.slope) + form.intercept).astype(np.float32)

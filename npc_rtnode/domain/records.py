@@ -88,10 +88,30 @@ class Arrival:
 # --- assemble, select -------------------------------------------------------------------------------------------------
 
 
+ImageReference = tuple[str, int | None]
+"""SOP Instance UID and, for a frame of a multi-frame instance, its ReferencedFrameNumber (PS3.3 10.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTraits:
+    """What a frame of a multi-frame instance says of itself beside its place (PS3.3 C.7.6.16.2).
+
+    `stack` is its StackID, empty where it names none. `contrast` holds, by keyword, what would make two frames two
+    pictures of one place: echo, time point, component. `part` is of which concatenation its instance is a part,
+    the how manieth, and of how many (0: unsaid).
+    """
+
+    stack: str = ""
+    contrast: tuple[tuple[str, str], ...] = ()
+    part: tuple[str, int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SliceHeader:
-    """What geometry needs to know of one image instance; None where the data set does not say.
+    """What geometry needs to know of one slice; None where the data set does not say.
 
+    A slice is a single-frame instance (`frame` is None), or one frame of a multi-frame instance (`frame` counts from 1,
+    `frames` is how many the instance has). An instance with several frames and no `frame` was not taken apart.
     `patient_key` is a digest of the raw identity bytes: two patients in one series are seen, and no name travels.
     """
 
@@ -107,6 +127,13 @@ class SliceHeader:
     spacing_mm: tuple[float, float] | None  # (between rows, between columns), PS3.3 10.7.1.3
     frames: int = 1
     images_in_acquisition: int | None = None
+    frame: int | None = None
+    traits: FrameTraits = FrameTraits()
+
+    @property
+    def reference(self) -> ImageReference:
+        """How another object names this slice; without a frame number where the instance is all of it."""
+        return self.sop_uid, self.frame if self.frames > 1 else None
 
 
 AttributeValue = str | float | int
@@ -279,6 +306,7 @@ class DeliveryInHand:
     sha256: str
     synthetic: bool
     phantom: bool
+    enhanced_mr: bool = False
 
 
 @dataclass(frozen=True, slots=True)

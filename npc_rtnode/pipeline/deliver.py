@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from npc_rtnode.domain.gates import may_send
+from npc_rtnode.domain.gates import may_send, may_show
 from npc_rtnode.domain.records import DeliveryInHand, WrittenObject
 from npc_rtnode.errors import Forbidden
 from npc_rtnode.pipeline.attempt import Barrier
@@ -38,6 +38,8 @@ class Deliverer:
     def _deliver(self, delivery: DeliveryInHand) -> None:
         if not may_send(delivery.synthetic, delivery.phantom, self.destination.test):
             raise Forbidden(f"a result of synthetic weights may not go to {self.destination.name}")
+        if not may_show(delivery.enhanced_mr, self.destination.enhanced_mr):
+            raise Forbidden(f"the source is Enhanced MR, which {self.destination.name} does not declare (enhanced_mr)")
         encoded = self.outbox.read(delivery.sha256)
         item = WrittenObject(delivery.kind, delivery.sop_class_uid, delivery.sop_uid, encoded)
         self.pages.sent(delivery.lease, self.sender.send(item, self.destination))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, may_send
+from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, may_send, may_show
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
@@ -42,6 +42,11 @@ class Case:
     prediction: Prediction
     bundle: BundleStatement
     phantom: bool
+
+    @property
+    def enhanced_mr(self) -> bool:
+        """Whether the objects name frames of Enhanced MR, not instances of one slice each."""
+        return any(header.frame is not None for header in self.stack.slices)
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,14 @@ class Writer:
     def _result(
         self, case: Case, stored: tuple[tuple[WrittenObject, str], ...], gates: Sequence[GateResult]
     ) -> ResultToCommit:
-        wanted = [destination for destination in self.destinations if _kinds(destination, stored)]
+        asking = [destination for destination in self.destinations if _kinds(destination, stored)]
+        wanted = [destination for destination in asking if may_show(case.enhanced_mr, destination.enhanced_mr)]
         failed = [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
         never = [*(f for f in failed if f.code not in RELEASABLE), *_forbidden(case, wanted)]
-        wait = [f for f in failed if f.code in RELEASABLE]
+        wait = [*(f for f in failed if f.code in RELEASABLE), *_undeclared(asking, wanted)]
         owed = () if never else tuple((kind, d.name) for d in wanted for kind in _kinds(d, stored))
-        return ResultToCommit(stored, owed, (*never, *wait), not never, _told(case, gates))
+        told = _told(case, gates) | {"not_owed": _not_owed(asking, wanted)}
+        return ResultToCommit(stored, owed, (*never, *wait), not never, told)
 
 
 def _kinds(destination: Destination, stored: tuple[tuple[WrittenObject, str], ...]) -> list[ObjectKind]:
@@ -127,10 +134,30 @@ def _forbidden(case: Case, wanted: Sequence[Destination]) -> list[Finding]:
     return [Finding("SYNTHETIC_WEIGHTS", f"{said}: no verb releases this")]
 
 
+def _undeclared(asking: Sequence[Destination], wanted: Sequence[Destination]) -> list[Finding]:
+    """ADR 0009: nobody who wants the objects declares that it can show contours on frames; a setting mends that."""
+    if wanted or not asking:
+        return []
+    names = ", ".join(destination.name for destination in asking)
+    said = f"the series is Enhanced MR, and of {names} none declares it in the settings"
+    mend = "set enhanced_mr = true for each that holds such images, restart, then `npc-rtnode retry`"
+    return [Finding("ENHANCED_MR", f"{said}: {mend}", 0.0, 1.0)]
+
+
+def _not_owed(asking: Sequence[Destination], wanted: Sequence[Destination]) -> list[str]:
+    """Who would get the objects if it declared Enhanced MR, and why it does not, for `why`."""
+    return [
+        f"{d.name}: the series is Enhanced MR, which its enhanced_mr does not declare"
+        for d in asking
+        if d not in wanted
+    ]
+
+
 def _told(case: Case, gates: Sequence[GateResult]) -> dict[str, Any]:
     return {
         "synthetic": case.bundle.synthetic,
         "phantom": case.phantom,
+        "enhanced_mr": case.enhanced_mr,
         "gates": [
             {"gate": g.name, "outcome": g.outcome, "message": g.message, "value": g.value, "limit": g.limit}
             for g in gates

@@ -150,6 +150,11 @@ class Node:
             _kill(pid)
         return self._serve.wait(STOP_S)
 
+    def configure(self, change: Callable[[View], None]) -> None:
+        """Change the settings file; it counts from the next start on."""
+        change(self._settings)
+        self.config.write_text(_toml(self._settings), "utf-8")
+
     def restart(self) -> None:
         """Stop whatever is left and start again on the same home."""
         self.stop()

@@ -60,6 +60,11 @@ def study_uid(files: list[Path]) -> str:
 @pytest.fixture(scope="module")
 def commissioning_bundle(folder: Path, files: list[Path]) -> Path:
     """The shipped weights with the threshold under which they outline a few cc of this head."""
+    return commissioning_copy(folder, files)
+
+
+def commissioning_copy(folder: Path, files: list[Path]) -> Path:
+    """A copy of the shipped bundle whose threshold outlines OUTLINED_CC of this series."""
     volume = DicomSeriesReader().volume(files)
     grid = volume.stack.grid
     said = Bundle.open(default_bundle()).predict(volume.voxels.astype(np.float32), grid.affine).probability

@@ -160,7 +160,7 @@ class TestIntake:
         ledger.receive("1.2.3.9")
         assert ledger.job_state() == "CANCELLED"
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
@@ -169,7 +169,7 @@ class TestIntake:
         ledger.written()
         send_all(ledger, "tps", "pacs")
         ledger.receive("1.2.3.9")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
@@ -332,7 +332,7 @@ class TestWork:
         with pytest.raises(NotFound):
             ledger.desk.retry(study, word)
         with pytest.raises(Forbidden, match="HELD"):
-            ledger.desk.resend(study, word, Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True))
+            ledger.desk.resend(study, word, Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: ""))
         assert ledger.job_state() == "HELD"
 
     def test_delivered_means_every_delivery_was_accepted(self, ledger: Ledger) -> None:
@@ -373,7 +373,7 @@ class TestWork:
         """A resend owes the same object row, so the same UID and digest, to the named destination alone."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: True)
+        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
         ledger.desk.resend(ledger.study(), ledger.word(), resending)
         again = ledger.work.claim_delivery("tps", ledger.now, 60)
         assert again is not None
@@ -384,7 +384,7 @@ class TestWork:
         """A destination that may not have a synthetic result does not get it by a resend either."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("elsewhere", (ObjectKind.RTSTRUCT,)),), lambda *_: False)
+        resending = Resending((("elsewhere", (ObjectKind.RTSTRUCT,)),), lambda *_: "no")
         with pytest.raises(Forbidden, match="elsewhere"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 

@@ -25,6 +25,7 @@ from npc_rtnode.errors import (
     InferenceCrashed,
     LedgerUnavailable,
     NodeStopping,
+    NotFound,
     ObjectRefused,
     Unreachable,
     Unreadable,
@@ -393,7 +394,7 @@ class TestWrite:
             pages=ledger.work,
             spool=FakeSpool(),
             outbox=FakeSpool(),
-            reader=FakeReader(self.slices(ledger), phantom=phantom),
+            reader=FakeReader(changes.pop("slices", self.slices(ledger)), phantom=phantom),
             store=infer.store if changes.pop("stored", True) else FakeStore(),
             objects=self.objects,
             letterhead=Letterhead(ContentSettings(), "+0000", "here", "1"),
@@ -445,6 +446,45 @@ class TestWrite:
         """With a test system and a clinical one both wanted, a patient's synthetic result goes to neither."""
         test = TPS.model_copy(update={"test": True})
         assert self.run(ledger, bundle=self.SYNTHETIC, destinations=(test, PACS)) == "HELD"
+
+    ENHANCED = TPS.model_copy(update={"enhanced_mr": True})
+    FRAMES = tuple(replace(header(n), sop_uid="1.2.3.1", frame=n, frames=12) for n in range(1, 13))
+
+    def test_frames_are_owed_only_to_who_declares_them(self, ledger: Ledger) -> None:
+        """A result on Enhanced MR goes to the destination that holds such images; `not_owed` says who else asked."""
+        assert self.run(ledger, slices=[*self.FRAMES], destinations=(self.ENHANCED, PACS)) == "WRITTEN"
+        job = newest_job(ledger)
+        assert [(o["kind"], d["destination"]) for o in job["objects"] for d in o["deliveries"]] == [("RTSTRUCT", "tps")]
+        assert job["results"]["enhanced_mr"] is True
+        assert [line.split(":")[0] for line in job["results"]["not_owed"]] == ["pacs"]
+
+    def test_classic_slices_need_no_declaration(self, ledger: Ledger) -> None:
+        """Nothing changes for one instance a slice."""
+        assert self.run(ledger) == "WRITTEN"
+        assert (newest_job(ledger)["results"]["enhanced_mr"], newest_job(ledger)["results"]["not_owed"]) == (False, [])
+
+    @pytest.mark.parametrize("verb", ["retry", "release"])
+    def test_frames_that_nobody_declares_wait_for_a_setting(self, ledger: Ledger, verb: str) -> None:
+        """HELD with the setting named; once it is set, a verb makes the very same objects go out."""
+        assert self.run(ledger, slices=[*self.FRAMES]) == "HELD"
+        job = newest_job(ledger)
+        (reason,) = job["reasons"]
+        assert reason.startswith("ENHANCED_MR: the series is Enhanced MR, and of tps, pacs none declares it")
+        assert "enhanced_mr = true" in reason
+        assert not [d for o in job["objects"] for d in o["deliveries"]]
+        getattr(ledger.desk, verb)(ledger.study(), ledger.word())
+        assert ledger.job_state() == "QUEUED"
+        assert self.run(ledger, slices=[*self.FRAMES]) == "HELD"
+        getattr(ledger.desk, verb)(ledger.study(), ledger.word())
+        assert self.run(ledger, slices=[*self.FRAMES], destinations=(self.ENHANCED,)) == "WRITTEN"
+        assert [o["sop_uid"] for o in newest_job(ledger)["objects"]] == [o["sop_uid"] for o in job["objects"]]
+
+    def test_a_failed_gate_is_not_mended_by_a_setting(self, ledger: Ledger) -> None:
+        """What did not read back right stays held, and retry does not begin it anew."""
+        assert self.run(ledger, slices=[*self.FRAMES], objects=FakeObjects(bad=True)) == "HELD"
+        assert newest_job(ledger)["releasable"] is False
+        with pytest.raises(NotFound):
+            ledger.desk.retry(ledger.study(), ledger.word())
 
     def test_the_bundle_that_answered_is_the_one_that_is_named(self, ledger: Ledger) -> None:
         """Objects name, and the release rule asks, the bundle that gave the answer, not the one on disk by now."""
@@ -519,6 +559,13 @@ class TestDeliver:
         self.deliverer(ledger, FakeSender(status=0xB000)).run()
         (delivery,) = [d for o in newest_job(ledger)["objects"] for d in o["deliveries"] if d["destination"] == "tps"]
         assert (delivery["state"], delivery["status"], delivery["warning"]) == ("SENT", "0xB000", True)
+
+    @pytest.mark.parametrize(("declared", "state"), [(False, "FAILED"), (True, "SENT")])
+    def test_enhanced_mr_is_asked_again_at_the_door(self, ledger: Ledger, declared: bool, state: str) -> None:
+        """A destination that ceased to declare Enhanced MR after writing is sent no contours on frames."""
+        ledger.written(results={"synthetic": False, "phantom": False, "enhanced_mr": True})
+        self.deliverer(ledger, FakeSender(), TPS.model_copy(update={"enhanced_mr": declared})).run()
+        assert self.state(ledger, "tps") == [state]
 
     def test_the_release_rule_is_asked_again_at_the_door(self, ledger: Ledger) -> None:
         """A destination that ceased to be a test system after writing does not get a synthetic patient result."""

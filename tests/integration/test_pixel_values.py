@@ -248,9 +248,16 @@ REFUSED = {
     "17 bits of 16": ("PIXEL_BITS: BitsStored 17", {"BitsStored": 17, "HighBit": 16}),
     "sign 7": ("PIXEL_SIGN: PixelRepresentation 7", {"PixelRepresentation": 7}),
     "slope 0": ("RESCALE: RescaleSlope 0", {"RescaleSlope": "0", "RescaleIntercept": "5"}),
+    "half a pair": ("RESCALE: RescaleSlope 2, RescaleIntercept nan", {"RescaleSlope": "2"}),
     "two slopes": ("RESCALE: RescaleSlope nan", {"RescaleSlope": ["2", "3"], "RescaleIntercept": "0"}),
-    "slope beyond float32": ("RESCALE: rescaled values reach 4.09e\\+40", {"RescaleSlope": "1e37"}),
-    "intercept that swallows": ("RESCALE: at 1e\\+09 float32 steps by 64", {"RescaleIntercept": "1e9"}),
+    "slope beyond float32": (
+        "RESCALE: rescaled values reach 4.09e\\+40",
+        {"RescaleSlope": "1e37", "RescaleIntercept": "0"},
+    ),
+    "intercept that swallows": (
+        "RESCALE: at 1e\\+09 float32 steps by 64",
+        {"RescaleSlope": "1", "RescaleIntercept": "1e9"},
+    ),
     "look-up table": ("MODALITY_LUT", {"ModalityLUTSequence": lookup()}),
     "lossy": ("LOSSY: .*ratio 12", {"LossyImageCompression": "01", "LossyImageCompressionRatio": ["3", "12"]}),
     "lossy, ratio not told": ("LOSSY: .*ratio not told", {"LossyImageCompression": "01"}),

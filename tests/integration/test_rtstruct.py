@@ -43,7 +43,7 @@ def complaints(dciodvfy: str, file: Path) -> list[str]:
 
 def ring_mask(written: WrittenObject, stack: Stack) -> Mask:
     """What our own rasteriser makes of the bytes."""
-    index = {header.sop_uid: k for k, header in enumerate(stack.slices)}
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
     facts = structure_facts(written)
     return rasterise([PlacedRing(index[c.referenced[0]], c.points_mm) for c in facts.contours], stack).mask
 

@@ -242,8 +242,10 @@ REAL = [
     ("mr_hitachi_echelon_jp_charset", "*", Kind.NOT_A_STACK, {"stack", "plane"}, {"stack", "plane"}),
     ("nasty_dicom2nifti_failing/sliceorientation", "*", Kind.NOT_A_STACK, {"stack"}, {"stack", "short echo"}),
     ("mr_enhanced_siemens_xa30_t1", "*354.dcm", Kind.NOT_A_STACK, set(), {"object", "stack"}),
-    ("mr_enhanced_siemens_xa30_t1", "*791.dcm", Kind.NOT_A_STACK, set(), {"object", "stack"}),
-    ("mr_study_nema_enhanced_tumour", "*", Kind.NOT_A_STACK, {"object", "stack"}, {"object", "stack"}),
+    ("mr_enhanced_siemens_xa30_t1", "*791.dcm", Kind.WHOLE, {"plane", "contrast"}, {"plane"}),
+    ("mr_study_nema_enhanced_tumour", "*", Kind.NOT_A_STACK, {"stack"}, {"stack"}),
+    ("mr_study_nema_enhanced_tumour", "*005", Kind.WHOLE, {"not before contrast"}, set()),
+    ("mr_study_nema_enhanced_tumour", "*008", Kind.WHOLE, set(), set()),
     ("ts_siemens_j2k_fragmented", "*", Kind.NOT_A_STACK, {"plane", "stack"}, {"plane", "stack"}),
 ]
 

@@ -368,7 +368,7 @@ def test_fragmented_jpeg2000_decodes():
         ("mr_ge_premier_3plane_localizer", "MIXED_ORIENTATION"),
         ("mr_philips_achieva_epi_2vol", "DUPLICATE_POSITION"),
         ("mr_siemens_ce_t1_hn_vsseg", "TOO_FEW_SLICES"),
-        ("mr_study_nema_enhanced_tumour", "MULTIFRAME"),
+        ("mr_study_nema_enhanced_tumour", "SEVERAL_CONTRASTS"),
         ("mr_hitachi_echelon_jp_charset", "NO_FRAME_OF_REFERENCE"),
         ("nasty_dicom2nifti_failing/gantrytilting", "SHEARED"),
         ("nasty_dicom2nifti_failing/sliceorientation", "MIXED_SPACING"),

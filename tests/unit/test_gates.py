@@ -58,10 +58,10 @@ def good_structure() -> StructureFacts:
         roi_volume_cc=expected().content.volume_cc,
         roi_numbers=(1, 1, 1),
         contours=tuple(
-            ContourFacts((STACK.slices[c.slice_index].sop_uid,), "CLOSED_PLANAR", len(c.points_mm), c.points_mm)
+            ContourFacts((STACK.slices[c.slice_index].reference,), "CLOSED_PLANAR", len(c.points_mm), c.points_mm)
             for c in contours_of(MASK, STACK)
         ),
-        images=tuple(header.sop_uid for header in STACK.slices),
+        images=tuple(header.reference for header in STACK.slices),
         series_uid="2.25.2",
         study_uid=STACK.slices[0].study_uid,
         frames_of_reference=(frame, frame, frame),
@@ -86,7 +86,8 @@ def good_report(want: Expected | None = None) -> ReportFacts:
         category=CT_CATEGORIES["T3"].value if sure else None,
         texts=(SYNTHETIC_NOTICE, content.staging.text),
         measured_from="2.25.1",
-        evidence=frozenset({*(h.sop_uid for h in STACK.slices), "2.25.1"}),
+        evidence=(*(h.sop_uid for h in STACK.slices), "2.25.1"),
+        images=(STACK.slices[int(np.argmax(np.count_nonzero(MASK, axis=(1, 2))))].reference,),
         identity=IDENTITY,
         optional={},
     )
@@ -106,7 +107,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
     """Nothing holds, nothing warns."""
     results = judge_structure(good_structure(), expected()) + judge_report(good_report(), good_structure(), expected())
     assert {result.outcome for result in results} == {Outcome.PASS}
-    assert len({result.name for result in results}) == len(results) == 30
+    assert len({result.name for result in results}) == len(results) == 31
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
         (lambda f: replace(f, roi_volume_cc=f.roi_volume_cc + 0.01), "ROI_VOLUME"),
         (lambda f: replace(f, roi_volume_cc=float("nan")), "ROI_VOLUME"),
         (lambda f: replace(f, contours=f.contours[1:]), "ROUND_TRIP_DICE"),
-        (lambda f: moved(f, lambda c: replace(c, referenced=("2.25.9",))), "REFERENCES"),
+        (lambda f: moved(f, lambda c: replace(c, referenced=(("2.25.9", None),))), "REFERENCES"),
         (lambda f: moved(f, lambda c: replace(c, referenced=c.referenced * 2)), "REFERENCES"),
         (lambda f: moved(f, lambda c: replace(c, geometric_type="POINT")), "CONTOUR_FORM"),
         (lambda f: moved(f, lambda c: replace(c, declared_points=c.declared_points + 1)), "CONTOUR_FORM"),
@@ -163,7 +164,10 @@ def test_each_fault_of_the_structure_set_is_held_by_its_gate(
         ({"category": None}, "SR_STAGE"),
         ({"volume_cc": 1.0}, "SR_VOLUME"),
         ({"measured_from": "2.25.9"}, "MEASURED_FROM"),
-        ({"evidence": frozenset({"2.25.1"})}, "EVIDENCE"),
+        ({"evidence": ("2.25.1",)}, "EVIDENCE"),
+        ({"evidence": (*(h.sop_uid for h in STACK.slices), "2.25.1", "2.25.1")}, "EVIDENCE"),
+        ({"images": (STACK.slices[0].reference,)}, "KEY_IMAGE"),
+        ({"images": ()}, "KEY_IMAGE"),
         ({"identity": {}}, "IDENTITY_SR"),
         ({"optional": {"PatientAge": b"051Y"}}, "OPTIONAL_SR"),
         ({"instance": replace(REPORT, sop_class_uid=STRUCTURE.sop_class_uid)}, "INSTANCE_SR"),

@@ -58,10 +58,10 @@ class Only:
 
 @dataclass(frozen=True)
 class Resending:
-    """What to send again: the destinations with the kinds each wants, and whether the release rule lets it go there."""
+    """What to send again: the destinations with the kinds each wants, and what forbids sending a result there."""
 
     wanted: tuple[tuple[str, tuple[ObjectKind, ...]], ...]
-    may_send: Callable[[dict[str, object], str], bool]
+    forbidden: Callable[[dict[str, object], str], str]  # why a job with these results may not go there, or nothing
 
 
 class Desk:
@@ -94,10 +94,10 @@ class Desk:
             return _told(session, [f"study {row.reference} is held; what was sent before stays sent"], word, "")
 
     def retry(self, study: str, word: Word) -> list[str]:
-        """Try the newest job of each selected series again, if it failed, was quarantined or was called off."""
+        """Try the newest job of each selected series again: failed, called off, or owed to nobody."""
         with self._sessions.writing() as session:
             rows = series_of(session, study)
-            jobs = [job for job in _newest_jobs(rows) if job.state in RETRYABLE]
+            jobs = [job for job in _newest_jobs(rows) if job.state in RETRYABLE or _owed_to_nobody(job)]
             return _told(session, [_retry_job(session, job, word) for job in jobs], word, _nothing(rows, "has failed"))
 
     def resend(self, study: str, word: Word, resending: Resending) -> list[str]:
@@ -242,6 +242,11 @@ def _release_job(session: Session, job: JobRow, word: Word) -> str:
 # --- retry, resend, reconsider ----------------------------------------------------------------------------------------
 
 
+def _owed_to_nobody(job: JobRow) -> bool:
+    """Held with good objects, for want of a destination: other settings may have one."""
+    return job.state == JobState.HELD and job.releasable and not any(item.deliveries for item in job.objects)
+
+
 def _retry_job(session: Session, job: JobRow, word: Word) -> str:
     failed = [d for item in job.objects for d in item.deliveries if d.state == DeliveryState.FAILED]
     if not failed or job.state == JobState.CANCELLED:
@@ -256,10 +261,8 @@ def _retry_job(session: Session, job: JobRow, word: Word) -> str:
 def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> list[str]:
     done = []
     for destination, kinds in resending.wanted:
-        if not resending.may_send(job.results, destination):
-            raise Forbidden(
-                f"job {job.id} may not go to {destination}: synthetic weights, and no phantom, no test system"
-            )
+        if because := resending.forbidden(job.results, destination):
+            raise Forbidden(f"job {job.id} may not go to {destination}: {because}")
         items = [item for item in job.objects if item.kind in kinds]
         done += [_resend_object(session, item, destination, word) for item in items]
     if done:

@@ -301,6 +301,7 @@ def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
         sha256=item.sha256,
         synthetic=bool(item.job.results["synthetic"]),
         phantom=bool(item.job.results["phantom"]),
+        enhanced_mr=bool(item.job.results.get("enhanced_mr", False)),  # results of before ADR 0009 say nothing of it
     )
 
 

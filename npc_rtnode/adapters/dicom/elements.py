@@ -91,6 +91,15 @@ def floats_of(ds: Dataset, keyword: str, count: int) -> tuple[float, ...] | None
     return numbers if np.isfinite(numbers).all() else None
 
 
+def finite_of(ds: Dataset, keyword: str) -> float | None:
+    """One finite number, or None."""
+    try:
+        number = float(value_of(ds, keyword))
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
 def whole_of(ds: Dataset, keyword: str) -> int | None:
     """A whole number, or None."""
     value = value_of(ds, keyword)

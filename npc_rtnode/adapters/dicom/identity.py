@@ -26,7 +26,7 @@ from pydicom.valuerep import DSfloat
 
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
-from npc_rtnode.domain.records import SliceHeader
+from npc_rtnode.domain.records import ImageReference, SliceHeader
 from npc_rtnode.domain.report import ObjectPlan, plain
 from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
 
@@ -82,21 +82,40 @@ CREATOR_UID: Final = derived_uid("npc_rtnode", "instance creator")
 
 @dataclass(frozen=True)
 class SourceImages:
-    """The images of a stack: `raw` holds the first one's undecoded elements, `headers` a neutral header for each."""
+    """The slices of a stack: `raw` holds the first one's undecoded elements, `headers` a neutral header for each.
+
+    Frames of one instance have headers that differ in place alone; `references` says how each slice is named.
+    """
 
     raw: Dataset
     headers: tuple[Dataset, ...]
+    references: tuple[ImageReference, ...]
+
+    @property
+    def instances(self) -> tuple[Dataset, ...]:
+        """One header an instance, in the order of the stack."""
+        first: dict[str, Dataset] = {}
+        for header in self.headers:
+            first.setdefault(str(header.SOPInstanceUID), header)
+        return tuple(first.values())
 
 
 def read_sources(stack: Stack, files: Sequence[Path]) -> SourceImages:
     """Headers of the stack's files, which must come in the order of its slices; raises Unreadable or InputFault."""
     if len(files) != len(stack.slices):
         raise InputFault(f"{len(files)} files for {len(stack.slices)} slices")
-    read = [read_raw(file) for file in files]
+    read = read_once(files)
     for ds, header in zip(read, stack.slices, strict=True):
         if str(ds.get("SOPInstanceUID", "")) != header.sop_uid:
             raise InputFault(f"a file is not the instance {header.sop_uid} that the stack names")
-    return SourceImages(read[0], tuple(_neutral(ds, h) for ds, h in zip(read, stack.slices, strict=True)))
+    headers = tuple(_neutral(ds, header) for ds, header in zip(read, stack.slices, strict=True))
+    return SourceImages(read[0], headers, tuple(header.reference for header in stack.slices))
+
+
+def read_once(files: Sequence[Path], also: Sequence[str] = ()) -> list[Dataset]:
+    """What `read_raw` says of each file; a file that holds several slices is read for the first of them alone."""
+    by_path = {file: read_raw(file, also) for file in dict.fromkeys(files)}
+    return [by_path[file] for file in files]
 
 
 def read_raw(file: Path, also: Sequence[str] = ()) -> Dataset:
@@ -146,6 +165,16 @@ def restore_identity(ds: Dataset, sources: SourceImages) -> None:
         ds.pop(Tag(keyword), None)
         if form.fullmatch(raw_bytes(sources.raw, Tag(keyword))):
             put_raw(ds, sources.raw, keyword)
+
+
+def image_reference(header: Dataset, reference: ImageReference) -> Dataset:
+    """An item that names one slice (PS3.3 10.3): its instance, and its frame where the instance has others."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    _, frame = reference
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
+    return item
 
 
 def put_raw(ds: Dataset, source: Dataset, keyword: str) -> None:

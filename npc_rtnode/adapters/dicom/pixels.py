@@ -1,7 +1,7 @@
-"""Pixels as voxels: one slice of a file, decoded by SimpleITK and believed about its place only after a check.
+"""Pixels as voxels: what the numbers mean is read here and judged in domain/pixels.
 
-Its corners of every slice must lie where our own header arithmetic puts them. What the numbers mean is read here and
-judged in domain/pixels.
+An instance is decoded by SimpleITK and believed about its place only after a check: its corners must lie where our own
+header arithmetic puts them. Frames of Enhanced MR are decoded by pydicom, one by one.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmread, dcmwrite
 from pydicom.multival import MultiValue
+from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import Tag
 
 from npc_rtnode.adapters.dicom.elements import UNREADABLE, quietly, raw_of, value_of, whole_of
 from npc_rtnode.domain.geometry import axes_of
-from npc_rtnode.domain.pixels import PixelForm, voxels_of
+from npc_rtnode.domain.pixels import PixelForm, stored_bits, voxels_of
 from npc_rtnode.domain.records import SliceHeader
 from npc_rtnode.errors import GeometryRefused, Unreadable
 
@@ -77,8 +78,8 @@ def form_of(ds: Dataset) -> PixelForm:
         stored=whole_of(ds, "BitsStored"),
         high_bit=whole_of(ds, "HighBit"),
         representation=whole_of(ds, "PixelRepresentation"),
-        slope=_stated_number(ds, "RescaleSlope", 1.0),
-        intercept=_stated_number(ds, "RescaleIntercept", 0.0),
+        slope=_rescale(ds, "RescaleSlope", 1.0),
+        intercept=_rescale(ds, "RescaleIntercept", 0.0),
         lookup_table=bool(value_of(ds, "ModalityLUTSequence")),
         padding=_padding(ds),
         lossy_ratio=_lossy_ratio(ds),
@@ -90,10 +91,10 @@ def _code_of(ds: Dataset, keyword: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _stated_number(ds: Dataset, keyword: str, absent: float) -> float:
-    """The element's number, `absent` where nothing is stated, NaN where what is stated is not one number."""
-    if not raw_of(ds, keyword):
-        return absent
+def _rescale(ds: Dataset, keyword: str, unstated: float) -> float:
+    """The element's number, `unstated` where neither of the pair is there, NaN where it is no number or half a pair."""
+    if not any(raw_of(ds, word) for word in ("RescaleSlope", "RescaleIntercept")):
+        return unstated
     value = value_of(ds, keyword)
     return float(value) if isinstance(value, int | float) else math.nan
 
@@ -137,6 +138,33 @@ def decoded(path: Path, header: SliceHeader, form: PixelForm) -> NDArray[np.floa
     _check_place(image, header)
     stored = np.asarray(sitk.GetArrayViewFromImage(image)).reshape(header.rows or 0, header.columns or 0)
     return voxels_of(stored, form)
+
+
+def decoded_frames(
+    path: Path, headers: Sequence[SliceHeader], forms: Sequence[PixelForm]
+) -> Iterator[NDArray[np.float32]]:
+    """Frames of one multi-frame instance, each `[row, column]`, in the order asked for; as `decoded`, frame by frame.
+
+    pydicom decodes here: GDCM applies one rescale to all frames, and only if they share it.
+    """
+    for header, form, words in zip(headers, forms, _words(path, headers), strict=True):
+        if words.shape != (header.rows, header.columns):
+            raise GeometryRefused(
+                f"SOP Instance {header.sop_uid} does not decode to {header.rows} rows and {header.columns} columns."
+            )
+        yield voxels_of(stored_bits(words, form), form)
+
+
+def _words(path: Path, headers: Sequence[SliceHeader]) -> Iterator[NDArray[Any]]:
+    """The words of the frames asked for, as they are; the file is opened once."""
+    frames = iter_pixels(path, indices=[(header.frame or 1) - 1 for header in headers], raw=True)
+    for header in headers:
+        try:
+            with quietly():
+                words = next(frames)
+        except (*UNREADABLE, RuntimeError, StopIteration):
+            raise Unreadable(f"The pixels of SOP Instance {header.sop_uid} do not decode.") from None
+        yield words
 
 
 @contextmanager

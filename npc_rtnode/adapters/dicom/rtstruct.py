@@ -24,6 +24,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from npc_rtnode.adapters.dicom.identity import (
     SourceImages,
     encode,
+    image_reference,
     put_raw,
     read_sources,
     restore_identity,
@@ -57,6 +58,7 @@ def write_rtstruct(
     _describe_object(ds, images, content, plan)
     _describe_roi(ds.StructureSetROISequence[0], content, plan)
     _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack), images)
+    _list_instances(ds, images)
     ds.RTROIObservationsSequence = [_observation(content)]
     return WrittenObject(
         ObjectKind.RTSTRUCT, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ImplicitVRLittleEndian)
@@ -140,18 +142,23 @@ def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan) -> Non
 
 
 def _replace_contours(roi: Dataset, contours: Sequence[Contour], images: SourceImages) -> None:
-    """ROI Contour Sequence (PS3.3 C.8.8.6): our contours instead of rt-utils', each with its one image."""
-    roi.ContourSequence = [
-        _contour_item(number, contour, images.headers[contour.slice_index])
-        for number, contour in enumerate(contours, start=1)
+    """ROI Contour Sequence (PS3.3 C.8.8.6): our contours instead of rt-utils', each with its one image or frame."""
+    roi.ContourSequence = [_contour_item(number, contour, images) for number, contour in enumerate(contours, start=1)]
+
+
+def _list_instances(ds: Dataset, images: SourceImages) -> None:
+    """RT Referenced Series (PS3.3 C.8.8.5): each instance once; without frame numbers, for all its frames are used."""
+    series = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    series.ContourImageSequence = [
+        image_reference(header, (str(header.SOPInstanceUID), None)) for header in images.instances
     ]
 
 
-def _contour_item(number: int, contour: Contour, header: Dataset) -> Dataset:
-    image = Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+def _contour_item(number: int, contour: Contour, images: SourceImages) -> Dataset:
     item = Dataset()
-    item.ContourImageSequence = [image]
+    item.ContourImageSequence = [
+        image_reference(images.headers[contour.slice_index], images.references[contour.slice_index])
+    ]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(contour.points_mm)
     item.ContourNumber = number

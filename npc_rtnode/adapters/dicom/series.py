@@ -1,18 +1,21 @@
 """Received files as values: headers for geometry, attributes for rules, voxels for the model.
 
-pydicom reads elements and never pixels; SimpleITK decodes pixels and is never believed about geometry without a check:
-its corners of every slice must lie where our own header arithmetic puts them. No text of a data set enters an error
-message: an instance is named by its SOP Instance UID, or by its digest where it cannot be read.
+A slice is an instance, or a frame of an Enhanced MR instance (adapters/dicom/frames). SimpleITK decodes the pixels of
+an instance and is never believed about geometry without a check: its corners must lie where our own header arithmetic
+puts them. pydicom decodes the pixels of frames. No text of a data set enters an error message: an instance is named by
+its SOP Instance UID, or by its digest where it cannot be read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
@@ -28,10 +31,11 @@ from npc_rtnode.adapters.dicom.elements import (
     value_of,
     whole_of,
 )
-from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, form_of
-from npc_rtnode.domain.geometry import StackJudgement, Volume, judge_stack, plane_of, stack_of
+from npc_rtnode.adapters.dicom.frames import FRAME_KEYWORDS, Slice, classic_value, slices_in, traits_of
+from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, decoded_frames, form_of
+from npc_rtnode.domain.geometry import MOST_FRAMES, StackJudgement, Volume, judge_stack, plane_of, stack_of
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.domain.pixels import fill_padding, refuse_unusable
+from npc_rtnode.domain.pixels import PixelForm, fill_padding, refuse_unusable
 from npc_rtnode.domain.records import AttributeValue, AttributeValues, SeriesAttributes, SliceHeader
 from npc_rtnode.errors import Unreadable
 
@@ -60,20 +64,37 @@ _MOSAIC_WORDS = {"MOSAIC", "VFRAME"}  # Siemens, UIH: many slices tiled into one
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,2}[\x30-\x7e]")  # ISO 2022 designations that IR 58 leaves in decoded text
 
 
+@dataclass(frozen=True)
+class _File:
+    """One file, read once, and the slices in it."""
+
+    path: Path
+    slices: tuple[Slice, ...]
+
+    def headers(self) -> list[SliceHeader]:
+        """One a slice."""
+        sha256 = digest_of_file(self.path)
+        return [_header(part, sha256) for part in self.slices]
+
+    def forms(self) -> list[PixelForm]:
+        """How each slice states its grey values."""
+        return [form_of(part.elements) for part in self.slices]
+
+
 class DicomSeriesReader:
     """Fulfils ports.SeriesReader."""
 
     def headers(self, files: Sequence[Path]) -> list[SliceHeader]:
-        """Geometry headers, one a file, in the order given; raises Unreadable."""
-        return [_header(read_elements(path, _HEADER_KEYWORDS), digest_of_file(path)) for path in files]
+        """Geometry headers, one a slice, file by file in the order given; raises Unreadable."""
+        return [header for file in _files(files, _HEADER_KEYWORDS) for header in file.headers()]
 
     def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
         """The attributes that rules ask for, by DICOM keyword, and all `@derived` facts; raises Unreadable."""
         asked = [keyword for keyword in keywords if not keyword.startswith("@")]
-        wanted = {*_HEADER_KEYWORDS, *_QUALITY_KEYWORDS, *_REQUEST_SEQUENCES, "ImageType", *asked}
-        datasets = [read_elements(path, sorted(wanted)) for path in files]
-        values = {keyword: tuple(_entry(ds, keyword) for ds in datasets) for keyword in asked}
-        return SeriesAttributes(len(datasets), values, _derived(datasets))
+        wanted = (*_HEADER_KEYWORDS, *_QUALITY_KEYWORDS, *_REQUEST_SEQUENCES, "ImageType", *asked)
+        slices = [part for file in _files(files, wanted) for part in file.slices]
+        values = {keyword: tuple(_entry(part, keyword) for part in slices) for keyword in asked}
+        return SeriesAttributes(len(slices), values, _derived(slices))
 
     def volume(self, files: Sequence[Path]) -> Volume:
         """Decoded, rescaled voxels on a checked stack; padding has become the lowest voxel.
@@ -81,23 +102,38 @@ class DicomSeriesReader:
         Raises GeometryRefused (no even stack, or SimpleITK disagrees about it), PixelsRefused (grey values that cannot
         be used, whatever the pixels are) or Unreadable (pixels do not decode).
         """
-        headers = self.headers(files)
-        stack = stack_of(headers)
-        forms = [form_of(read_elements(path, FORM_KEYWORDS)) for path in files]
-        refuse_unusable(forms)
-        source_of = {
-            header.sop_uid: source for header, source in zip(headers, zip(files, forms, strict=True), strict=True)
-        }
+        read = [(file, file.headers()) for file in _files(files, (*_HEADER_KEYWORDS, *FORM_KEYWORDS))]
+        stack = stack_of([header for _, headers in read for header in headers])
+        refuse_unusable([form for file, _ in read for form in file.forms()])
+        index = {header.reference: k for k, header in enumerate(stack.slices)}
         voxels = np.empty(stack.grid.shape, dtype=np.float32)
-        for k, header in enumerate(stack.slices):
-            path, form = source_of[header.sop_uid]
-            voxels[k] = decoded(path, header, form)
+        for file, headers in read:
+            for header, plane in zip(headers, _planes(file, headers), strict=True):
+                voxels[index[header.reference]] = plane
         fill_padding(voxels)
         return Volume(voxels, stack)
 
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance says it shows no patient: QualityControlSubject or QualityControlImage is YES."""
         return bool(files) and _all_phantom(read_elements(path, _QUALITY_KEYWORDS) for path in files)
+
+
+def _files(files: Sequence[Path], keywords: Sequence[str]) -> Iterator[_File]:
+    """Each file with its slices; past MOST_FRAMES in one series an instance is left whole, which geometry refuses."""
+    room = MOST_FRAMES
+    wanted = sorted({*keywords, *FRAME_KEYWORDS})
+    for path in files:
+        found = slices_in(read_elements(path, wanted), room)
+        room -= sum(part.frame is not None for part in found)
+        yield _File(path, tuple(found))
+
+
+def _planes(file: _File, headers: Sequence[SliceHeader]) -> Iterable[NDArray[np.float32]]:
+    """The pixels of one file's slices."""
+    forms = file.forms()
+    if headers[0].frame is None:
+        return [decoded(file.path, header, form) for header, form in zip(headers, forms, strict=True)]
+    return decoded_frames(file.path, headers, forms)
 
 
 def series_uid_of(path: Path) -> str:
@@ -111,7 +147,8 @@ def series_uid_of(path: Path) -> str:
 # --- headers ----------------------------------------------------------------------------------------------------
 
 
-def _header(ds: Dataset, sha256: str) -> SliceHeader:
+def _header(part: Slice, sha256: str) -> SliceHeader:
+    ds = part.elements
     row_column = floats_of(ds, "PixelSpacing", 2)
     position = floats_of(ds, "ImagePositionPatient", 3)
     cosines = floats_of(ds, "ImageOrientationPatient", 6)
@@ -128,6 +165,8 @@ def _header(ds: Dataset, sha256: str) -> SliceHeader:
         spacing_mm=(row_column[0], row_column[1]) if row_column else None,
         frames=whole_of(ds, "NumberOfFrames") or 1,
         images_in_acquisition=whole_of(ds, "ImagesInAcquisition"),
+        frame=part.frame,
+        traits=traits_of(part),
     )
 
 
@@ -139,9 +178,10 @@ def _patient_key(ds: Dataset) -> str:
 # --- attributes for rules ------------------------------------------------------------------------------------------
 
 
-def _entry(ds: Dataset, keyword: str) -> AttributeValues | None:
+def _entry(part: Slice, keyword: str) -> AttributeValues | None:
     """One slice's values of one attribute; the order's texts are also looked for in the request sequence."""
-    stated = _plain(value_of(ds, keyword))
+    ds = part.elements
+    stated = _plain(value_of(ds, keyword) if part.frame is None else classic_value(ds, keyword))
     if stated is not None:
         return stated
     for sequence in _REQUEST_SEQUENCES:
@@ -197,14 +237,15 @@ def _spoken_in(item: Dataset, tag: Any) -> Iterator[str]:
         yield from _spoken_texts(value)
 
 
-def _derived(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
+def _derived(slices: Sequence[Slice]) -> dict[str, AttributeValue]:
     """Judged facts that no single element states, constant over the series; absent where they cannot be judged."""
-    headers = [_header(ds, "") for ds in datasets]
+    headers = [_header(part, "") for part in slices]
+    datasets = [part.elements for part in slices]
     judgement = judge_stack(headers)
     facts: dict[str, AttributeValue] = {
         "@slices": len(datasets),
         "@stack": "even" if judgement.stack else " ".join(judgement.codes),
-        "@mosaic": _yes(any(_is_mosaic(ds) for ds in datasets)),
+        "@mosaic": _yes(any(map(_is_mosaic, slices))),
         "@phantom": _yes(bool(datasets) and _all_phantom(datasets)),
         "@sop_class": " and ".join(sorted({_sop_class(ds) for ds in datasets})),
     }
@@ -221,8 +262,8 @@ def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
 
-def _is_mosaic(ds: Dataset) -> bool:
-    return bool(_MOSAIC_WORDS & set(_entry(ds, "ImageType") or ()))
+def _is_mosaic(part: Slice) -> bool:
+    return bool(_MOSAIC_WORDS & set(_entry(part, "ImageType") or ()))
 
 
 def _all_phantom(datasets: Iterable[Dataset]) -> bool:

@@ -7,7 +7,7 @@ identity); the identity elements come back as raw bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,7 @@ from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.records import ObjectKind, WrittenObject
+from npc_rtnode.domain.records import ImageReference, ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
 from npc_rtnode.domain.vocabulary import Code
 
@@ -44,6 +44,7 @@ def write_sr(
     images = read_sources(stack, sources)
     content = report_of(mask, stack.grid, prediction, plan)
     tree = _report(content, plan, _library_entry(images, mask, stack), rtstruct)
+    _name_frame(tree, images.references[_key_slice(mask)])
     ds = _document(tree, images, plan, rtstruct)
     _describe_object(ds, images, content, plan)
     return WrittenObject(ObjectKind.SR, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ExplicitVRLittleEndian))
@@ -59,7 +60,7 @@ def _document(
     from highdicom.sr import ComprehensiveSR
 
     return ComprehensiveSR(
-        evidence=[*images.headers, _structure_header(images, plan, rtstruct)],
+        evidence=[*images.instances, _structure_header(images, plan, rtstruct)],
         content=tree[0],
         series_instance_uid=plan.uid("series-SR"),
         series_number=plan.content.series_number_sr,
@@ -92,11 +93,30 @@ def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, 
 
 def _library_entry(images: SourceImages, mask: NDArray[np.bool_], stack: Stack) -> Dataset:
     """The key slice, where the outline is largest; all the others are in the evidence."""
-    key = int(np.argmax(np.count_nonzero(mask, axis=(1, 2))))
     entry = Dataset()
-    entry.update(images.headers[key])
+    entry.update(images.headers[_key_slice(mask)])
     entry.SliceThickness = f"{stack.grid.spacing_mm[0]:.6g}"  # asked for by TID 1604; the distance between slices
     return entry
+
+
+def _key_slice(mask: NDArray[np.bool_]) -> int:
+    return int(np.argmax(np.count_nonzero(mask, axis=(1, 2))))
+
+
+def _name_frame(tree: MeasurementReport, reference: ImageReference) -> None:
+    """The key slice's frame number (PS3.3 C.18.4), which highdicom's image library has no place for."""
+    _, frame = reference
+    if frame is not None:
+        (image,) = _images_in(tree[0])
+        image.ReferencedSOPSequence[0].ReferencedFrameNumber = frame
+
+
+def _images_in(item: Dataset) -> Iterator[Dataset]:
+    """Every IMAGE content item at or below this one."""
+    if item.get("ValueType") == "IMAGE":
+        yield item
+    for below in item.get("ContentSequence", []):
+        yield from _images_in(below)
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Nothing of rt-utils, highdicom or our own writers is used here: a reader that sh
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
-from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_raw
+from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_once
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.gates import (
     ContourFacts,
@@ -36,7 +36,7 @@ from npc_rtnode.domain.gates import (
 )
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.records import ObjectKind, SliceHeader, WrittenObject
+from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
 from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.errors import NodeError, OutputFault
@@ -56,7 +56,15 @@ READING_FAULTS: Final = (
     ArithmeticError,
     struct.error,
 )
-_PLACE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
+_PLACE: Final = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "FrameOfReferenceUID",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
 _CLASSES: Final = {ObjectKind.RTSTRUCT: RTStructureSetStorage, ObjectKind.SR: ComprehensiveSRStorage}
 _SAID: Final = ("StructureSetName", "StructureSetDescription", "SeriesDescription")
 
@@ -73,7 +81,7 @@ def verify(
     """All gates on the two objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
     try:
         content = report_of(mask, stack.grid, prediction, plan)
-        images = [read_raw(file, _PLACE) for file in sources]
+        images = read_once(sources, _PLACE)
         expected = _expected(stack, mask, content, images, plan)
         structure = structure_facts(rtstruct)
         results = judge_structure(structure, expected)
@@ -138,11 +146,12 @@ def _reread(stack: Stack, images: Sequence[Dataset]) -> Stack:
 
 
 def _reread_slice(header: SliceHeader, ds: Dataset) -> SliceHeader:
-    x, y, z = (float(value) for value in ds.ImagePositionPatient)
-    a, b, c, d, e, f = (float(value) for value in ds.ImageOrientationPatient)
-    between_rows, between_columns = (float(value) for value in ds.PixelSpacing)
+    x, y, z = _numbers(_group(ds, header.frame, "PlanePositionSequence").ImagePositionPatient)
+    a, b, c, d, e, f = _numbers(_group(ds, header.frame, "PlaneOrientationSequence").ImageOrientationPatient)
+    between_rows, between_columns = _numbers(_group(ds, header.frame, "PixelMeasuresSequence").PixelSpacing)
     return replace(
         header,
+        frames=int(ds.get("NumberOfFrames") or 1),
         sop_uid=str(ds.SOPInstanceUID),
         study_uid=str(ds.StudyInstanceUID),
         frame_of_reference_uid=str(ds.FrameOfReferenceUID),
@@ -150,6 +159,19 @@ def _reread_slice(header: SliceHeader, ds: Dataset) -> SliceHeader:
         orientation=(a, b, c, d, e, f),
         spacing_mm=(between_rows, between_columns),
     )
+
+
+def _numbers(values: Iterable[object]) -> list[float]:
+    return [float(str(value)) for value in values]
+
+
+def _group(ds: Dataset, frame: int | None, keyword: str) -> Dataset:
+    """Where a slice states its place: in the data set itself, or in a functional group of that frame, or of all."""
+    if frame is None:
+        return ds
+    own, shared = ds.PerFrameFunctionalGroupsSequence[frame - 1], ds.SharedFunctionalGroupsSequence[0]
+    group: Dataset = (own if keyword in own else shared)[keyword][0]
+    return group
 
 
 # --- the structure set ------------------------------------------------------------------------------------------------
@@ -182,7 +204,7 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         roi_volume_cc=float(roi.ROIVolume),
         roi_numbers=(int(roi.ROINumber), int(outlines.ReferencedROINumber), int(observation.ReferencedROINumber)),
         contours=tuple(_contour(item) for item in outlines.ContourSequence),
-        images=tuple(str(item.ReferencedSOPInstanceUID) for item in series.ContourImageSequence),
+        images=tuple(reference for item in series.ContourImageSequence for reference in _references(item)),
         series_uid=str(series.SeriesInstanceUID),
         study_uid=str(study.ReferencedSOPInstanceUID),
         frames_of_reference=_frames(ds),
@@ -195,11 +217,18 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
 
 def _contour(item: Dataset) -> ContourFacts:
     return ContourFacts(
-        referenced=tuple(str(image.ReferencedSOPInstanceUID) for image in item.get("ContourImageSequence", [])),
+        referenced=tuple(ref for image in item.get("ContourImageSequence", []) for ref in _references(image)),
         geometric_type=str(item.ContourGeometricType),
         declared_points=int(item.NumberOfContourPoints),
         points_mm=_points(item),
     )
+
+
+def _references(item: Dataset) -> list[ImageReference]:
+    """An item that names an image: the instance, or each frame of it that is named (PS3.3 10.3)."""
+    numbers = raw_bytes(item, Tag("ReferencedFrameNumber")).decode("ascii").strip()
+    uid = str(item.ReferencedSOPInstanceUID)
+    return [(uid, int(number)) for number in numbers.split("\\")] if numbers else [(uid, None)]
 
 
 def _points(item: Dataset) -> Array:
@@ -248,7 +277,14 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         category=str(stated[0].ConceptCodeSequence[0].CodeValue) if stated else None,
         texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
         measured_from=_measured_from(volume),
-        evidence=frozenset(_evidence(ds)),
+        evidence=tuple(_evidence(ds)),
+        images=tuple(
+            reference
+            for item in items
+            if item.ValueType == "IMAGE"
+            for named in item.ReferencedSOPSequence
+            for reference in _references(named)
+        ),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
     )
