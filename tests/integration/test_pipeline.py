@@ -17,7 +17,8 @@ from npc_rtnode.domain.records import (
     StoreOutcome,
 )
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.domain.selection import RuleSet, load_rules
+from npc_rtnode.domain.rule_loading import load_rules
+from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.errors import (
     BundleFault,
     DiskLow,
@@ -226,7 +227,7 @@ class TestSelect:
     def choose(self, ledger: Ledger, values: dict[str, str], called: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Judge the one complete series; the series as `studies show` tells it."""
         policy = self.policy(RULES, called)
-        Selector(ledger.series, FakeSpool(), FakeReader(STACK, values), policy, lambda: ledger.now).run()
+        Selector(ledger.studies, FakeSpool(), FakeReader(STACK, values), policy, lambda: ledger.now).run()
         return dict(ledger.queries.study(ledger.study())["series"][-1])
 
     @staticmethod
@@ -317,7 +318,7 @@ class TestSelect:
         """An unexpected error waits for a person; no lane stops."""
         ledger.complete_series()
         reader = FakeReader(STACK, error=RuntimeError("ROENTGEN"))
-        Selector(ledger.series, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now).run()
+        Selector(ledger.studies, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now).run()
         assert ledger.series_states() == ["HELD"]
 
 

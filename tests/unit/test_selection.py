@@ -8,17 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npc_rtnode.domain.clauses import MATCHED_CHARACTERS
+from npc_rtnode.domain.evaluation import all_true, any_true, opposite, shown
 from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
-from npc_rtnode.domain.selection import (
-    MATCHED_CHARACTERS,
-    Outcome,
-    all_true,
-    any_true,
-    decide,
-    load_rules,
-    opposite,
-    shown,
-)
+from npc_rtnode.domain.rule_loading import load_rules
+from npc_rtnode.domain.selection import Outcome, decide
 from npc_rtnode.errors import RulesFault
 
 T, F, U = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN
