@@ -27,7 +27,8 @@ View = dict[str, Any]
 def process(folder: Path, output: Path, settings: Settings, rules: str | None) -> list[View]:
     """The preferred series of every study below `folder`, all of them where they tie; NothingEligible if there is none.
 
-    Objects go to `output`, one folder a series. Objects of which a gate holds are reported and not written: on disk nothing tells them from good ones.
+    Objects go to `output`, one folder a series. Those of which a gate holds are reported and not written: on disk
+    nothing tells them from good ones.
     """
     reader, judged = DicomSeriesReader(), judge_folder(folder, load_rule_file(rules or settings.select.rules))
     meant = [one for one in judged if one.choice in {"chosen", "tied"}]

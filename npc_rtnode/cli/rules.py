@@ -165,8 +165,8 @@ def _tell(rule_set: RuleSet, views: Sequence[View]) -> None:
 
 def _row(view: View) -> tuple[object, ...]:
     choice = view["choice"].replace("_", " ") + (f" ({view['rank']})" if view["rank"] else "")
-    said = (view["series"], view["series_number"], view["description"], view["files"], choice)
-    return (*said, "; ".join(view["reasons"]))
+    said = (view["series"], view["series_number"], shown(view["description"])[1:-1], view["files"], choice)
+    return (*said, "; ".join(view["reasons"] if view["rank"] else (text.split(":")[0] for text in view["reasons"])))
 
 
 def _told(view: View) -> list[str]:

@@ -1,4 +1,4 @@
-"""Asking a series what the rules want to know: three-valued answers (Kleene), and the reasons in words a human can read.
+"""Asking a series what the rules want to know: three-valued answers (Kleene), and reasons in words a human can read.
 
 A missing attribute is neither true nor false, unless its clause says which. Every answer carries the tag values that
 decided it.

@@ -37,7 +37,7 @@ class Fact:
 FAT_SUPPRESSED_OPTIONS = frozenset(
     {"FS", "SFS", "WE", "FATSAT", "FAT_SAT", "SPIR", "SPAIR", "STIR", "WATER_EXCITATION"}
 )
-"""ScanOptions (PS3.3 C.8.3.1: FS) and what makers add to it: GE and Siemens FS, SFS and WE, Philips FS, Hitachi words."""
+"""ScanOptions (PS3.3 C.8.3.1: FS) and what makers add to it: GE and Siemens FS, SFS, WE; Philips FS; Hitachi words."""
 
 FAT_SUPPRESSED_WORDS = (
     r"(?<![a-z])(q?fs|sfs|fat[-_ ]?(sat|sup)[a-z]*|fatsat|spair|spir|stir|tirm|we|wats|chess|ideal[-_ ]?w|water)"

@@ -177,7 +177,7 @@ class Selector:
 
 
 def _decided(judged: Judged, standing: Standing | None) -> tuple[Event, tuple[str, ...]]:
-    """FALSE sets aside, and so does a better series; what is UNKNOWN holds: a rule, the indication, which one is meant."""
+    """FALSE sets aside, and so does a better series; UNKNOWN holds: a rule, the indication, which one is meant."""
     if judged.outcome is Outcome.SET_ASIDE:
         return Event.SET_ASIDE, judged.reasons
     if judged.indication is None:
