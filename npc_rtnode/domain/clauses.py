@@ -18,7 +18,7 @@
     name = "finer slices"
     tag = "@spacing_mm"
     order = "lower"         # lower | higher
-    step = 0.1              # values that round to the same step count as equal
+    step = 0.1              # values no further than this from the best one count as equal
 
 `any_of`, `all_of` and `not` nest. The words are plain values; asking them is evaluation.py's, reading them from a file
 is rule_loading.py's.
@@ -153,7 +153,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True)
 class Ordering:
-    """Of two series the one with the lower (higher) number is preferred; values within one `step` count as equal."""
+    """Of two series the one with the lower (higher) number is preferred; within `step` of the best they are equal."""
 
     tag: str
     order: Order

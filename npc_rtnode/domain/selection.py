@@ -122,7 +122,7 @@ class _Candidates:
         return standing
 
     def _by_rank(self, number: int) -> Standing:
-        place, best = self._ranking.place(number), self._ranking.best
+        place, best = self._ranking.places[number], self._ranking.best
         if place > 1:
             return Standing(Outcome.SET_ASIDE, self._outranked(number), place)
         if self._selected:
@@ -133,7 +133,7 @@ class _Candidates:
         return Standing(Outcome.ELIGIBLE, self._first(number), place)
 
     def _by_word(self, number: int) -> Standing:
-        place = self._ranking.place(number)
+        place = self._ranking.places[number]
         if number not in self._picked:
             return Standing(Outcome.SET_ASIDE, f"{OUTRANKED}: a person picked series {_names(self._picked)}", place)
         others = [*self._selected, *(one for one in self._picked if one != number)]
@@ -145,10 +145,10 @@ class _Candidates:
 
     def _outranked(self, number: int) -> str:
         best = self._ranking.best
-        return f"{OUTRANKED}: series {_names(best)} of this study is preferred; {self._ranking.why(best[0], number)}"
+        return f"{OUTRANKED}: series {_names(best)} of this study is preferred; {self._ranking.because[number]}"
 
     def _first(self, number: int) -> str:
-        others = [other for other in self._ranking.marks if other != number]
+        others = [other for other in self._ranking.places if other != number]
         if not others:
             return "the only candidate of this study"
         return f"preferred to series {_names(others)} of this study"
