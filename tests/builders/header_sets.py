@@ -21,7 +21,7 @@ _USUAL: Mapping[str, Any] = {
     "spacing_mm": 5.0,
     "row_spacing_mm": 0.5,
 }
-_NOT_ATTRIBUTES = {"kind", "like", "expect", "parts"}
+_NOT_ATTRIBUTES = {"kind", "like", "expect", "parts", "folder"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class HeaderSeries:
 
     attributes: SeriesAttributes
     expect: str
+    folder: str = ""  # where the real series lies that it was distilled from
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _series(raw: Mapping[str, Any]) -> HeaderSeries:
     if "parts" in raw:
         values["ImageType"] = tuple(map(_entry, raw["parts"]))
     facts = {f"@{key}": value for key, value in stated.items() if key[0].islower() and value != ""}
-    return HeaderSeries(SeriesAttributes(SLICES, values, facts), raw["expect"])
+    return HeaderSeries(SeriesAttributes(SLICES, values, facts), raw["expect"], raw.get("folder", ""))
 
 
 def _entry(value: Any) -> AttributeValues | None:

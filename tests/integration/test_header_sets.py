@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.domain.clauses import Clause, Group
 from npc_rtnode.domain.evaluation import shown
 from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
 from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.domain.selection import Candidate, Outcome, Standing, decide, stand
-from tests.builders.header_sets import HeaderStudy, header_studies
+from tests.builders.header_sets import HeaderSeries, HeaderStudy, header_studies
+from tests.builders.headers import real_files
 
 RULES = load_rule_file("npc_ce_t1")
 STUDIES = header_studies()
@@ -102,6 +105,7 @@ def test_no_clause_is_idle(clause: str) -> None:
     assert _eligible(less) != _eligible(RULES)
 
 
+@cache
 def _eligible(rules: RuleSet) -> set[tuple[str, int]]:
     judged = ((study.name, n, one) for study in STUDIES for n, one in study.series.items())
     return {(name, number) for name, number, one in judged if decide(rules.evaluate(one.attributes)).eligible}
@@ -130,6 +134,21 @@ def test_an_expectation_that_is_wrong_is_seen() -> None:
     assert not agrees("outranked: fat-suppressed", "outranked: closer slices")
     dixon = "not fat, in-phase or opposed-phase"
     assert agrees(f"set aside: acquired, {dixon}", f"set aside: {dixon}, acquired")
+
+
+DISTILLED = [one for study in header_studies("real") for one in study.series.values() if one.folder]
+
+
+@pytest.mark.parametrize("distilled", DISTILLED, ids=lambda one: one.folder)
+def test_the_distilled_headers_are_the_real_ones(distilled: HeaderSeries) -> None:
+    """Where the real series is at hand, its elements are what the header set says, and no more than it says."""
+    keywords = [*RULES.keywords(), "Manufacturer"]
+    real = DicomSeriesReader().attributes(real_files(distilled.folder), keywords)
+    stated = {keyword: column[0] for keyword, column in distilled.attributes.values.items() if keyword in keywords}
+    read = {keyword: column[0] for keyword, column in real.values.items() if column[0] is not None}
+    if "Manufacturer" not in stated:
+        del read["Manufacturer"]
+    assert stated == read
 
 
 def test_both_lists_of_words_for_contrast_are_the_same() -> None:
