@@ -13,6 +13,7 @@ import pytest
 from npc_rtnode.adapters.database.desk import Only
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.studies import StudyLedger
+from npc_rtnode.cli import studies
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.records import (
@@ -330,6 +331,16 @@ class TestSelect:
         assert ledger.series_states() == ["HELD"]
 
 
+def told_by_show(ledger: Ledger) -> str:
+    """What `studies show` prints of the study."""
+    return str(studies._rows(ledger.queries.study(ledger.study())))
+
+
+def told_by_why(ledger: Ledger) -> str:
+    """What `why` prints of it."""
+    return "\n".join(studies._story(ledger.queries.study(ledger.study()), []))
+
+
 @dataclass
 class StudyReader(FakeReader):
     """Other values for each series of a study; every series has one instance, `<series UID>.1`."""
@@ -409,6 +420,8 @@ class TestSelectInAStudy:
         assert self.select(study, s1=self.good) == {"s1": "COMPLETE"}
         assert self.views(study)[0]["waits"] == "waiting for the study to settle until 12:01:00 UTC"
         assert study.studies.next_settling(study.now) == NOON + timedelta(seconds=60)
+        for told in (told_by_show(study), told_by_why(study)):
+            assert "waiting for the study to settle until 12:01:00 UTC" in told
         study.later(29)
         assert self.select(study, s1=self.good) == {"s1": "SELECTED"}
         assert self.views(study)[0]["waits"] is None
