@@ -27,6 +27,7 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
+from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.structure import StructureReader
 from npc_rtnode.adapters.predictions import PredictionFolder
@@ -107,7 +108,7 @@ class Station:
     @cached_property
     def queries(self) -> Queries:
         """Reads."""
-        return Queries(self.sessions)
+        return Queries(self.sessions, self.settings.select.study_quiet_s)
 
     @cached_property
     def desk(self) -> Desk:
@@ -183,6 +184,7 @@ class WorkRole:
         schema.require_head(self._station.engine)
         self._pages = WorkLedger(self._station.sessions)
         self._series = SeriesLedger(self._station.sessions)
+        self._studies = StudyLedger(self._station.sessions, settings.select.study_quiet_s)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
         self._sender = DicomSender()
@@ -213,7 +215,7 @@ class WorkRole:
         sending = tuple(f"deliver:{destination.name}" for destination in self._station.settings.destinations)
         return [
             Tick("assemble", self._assemble(), 2, wakes=("select",)),
-            Tick("select", self._selector().run, 2, wakes=("infer",)),
+            Tick("select", self._select(), 2, wakes=("infer",)),
             Tick("infer", self._until_none(self._infer()), 2, wakes=("write",)),
             Tick("write", self._until_none(self._writer().run), 2, wakes=sending),
             *(
@@ -236,9 +238,17 @@ class WorkRole:
 
         return look
 
-    def _selector(self) -> Selector:
+    def _select(self) -> Callable[[], int]:
         policy = self._station.policy(self._predictor)
-        return Selector(self._series, self._station.spool, self._reader, policy, utc_now)
+        selector = Selector(self._studies, self._station.spool, self._reader, policy, utc_now)
+
+        def look() -> int:
+            judged = selector.run()
+            if due := self._studies.next_settling(utc_now()):
+                self._metronome.ring("select", due)
+            return judged
+
+        return look
 
     def _infer(self) -> Callable[[], bool]:
         limit_s = self._station.settings.infer.timeout_s

@@ -25,6 +25,7 @@ from npc_rtnode.domain.records import (
     JobInHand,
     Lease,
     OpenSeries,
+    OpenStudy,
     ReceivedInstance,
     ResultToCommit,
     SendReceipt,
@@ -149,7 +150,7 @@ class IntakePages(Protocol):
 
 
 class SeriesPages(Protocol):
-    """The ledger as assembling and selecting need it."""
+    """The ledger as assembling needs it."""
 
     def quiet(self, now: datetime) -> list[OpenSeries]:
         """Series whose quiet time has run out."""
@@ -157,17 +158,21 @@ class SeriesPages(Protocol):
     def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out."""
 
-    def complete(self) -> list[OpenSeries]:
-        """Series that are complete and not yet judged."""
-
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""
 
     def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
         """Judging it went wrong: look again later, set it apart at the third time."""
 
-    def choose(self, series: OpenSeries, choice: Choice, now: datetime) -> int | None:
-        """Record verdicts and decision; the job's id when one was queued or found."""
+
+class StudyPages(Protocol):
+    """The ledger as selecting needs it: the series of a study are compared, and decided on together."""
+
+    def settled(self, now: datetime) -> list[OpenStudy]:
+        """Studies with a complete series of which nothing more is coming."""
+
+    def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
+        """Record verdicts and decisions in one transaction; False, and nothing, when one of the series has changed."""
 
 
 class WorkPages(Protocol):

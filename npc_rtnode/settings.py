@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from npc_rtnode.domain.clauses import REGEX_FLAGS
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.records import ObjectKind
-from npc_rtnode.domain.selection import REGEX_FLAGS
 from npc_rtnode.errors import ConfigFault
 
 CONTENT_VERSION: Final = 1
@@ -68,6 +68,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _MOST_IS: Final = 2**31 - 1  # Integer String, PS3.5 6.2
 
 
@@ -135,6 +136,12 @@ class SelectSettings(_Section):
     """Which series the bundle sees, and for whom."""
 
     rules: str = Field("npc_ce_t1", min_length=1, description="A shipped rule set by name, or the path of a TOML file.")
+    study_quiet_s: Pause = Field(
+        60,
+        description="The complete series of a study are compared when nothing of the study has come for this long and "
+        "none of its series is still being received. With only one series routed per study this is a delay: lower it. "
+        "Scanners that send each series as it ends need more. 0 judges each series at once, by itself.",
+    )
     indication_text: tuple[Pattern, ...] = Field(
         (r"\bNPC\b", r"nasophar\w*[ -]+(ca|carcinoma|cancer|neoplasm)\b", "鼻咽癌"),
         description="Regular expressions, case-insensitive; one found in an order or description text states the "

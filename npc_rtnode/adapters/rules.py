@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
-from npc_rtnode.domain.selection import RuleSet, load_rules
+from npc_rtnode.domain.rule_loading import load_rules
+from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.errors import RulesFault
 
 _SHIPPED = resources.files("npc_rtnode") / "rules"

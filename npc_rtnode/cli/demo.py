@@ -39,6 +39,9 @@ peers = [{{ ae_title = "DEMO_PACS", networks = ["127.0.0.1/32"] }}]
 [assemble]
 quiet_s = 2
 
+[select]
+study_quiet_s = 2
+
 [log]
 level = "{level}"
 

@@ -11,13 +11,12 @@ from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.predictor import BundlePredictor
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.app import utc_now
-from npc_rtnode.cli.rules import series_below
+from npc_rtnode.cli.rules import judge_folder
 from npc_rtnode.domain.gates import GateResult, Outcome, before_writing, may_send
 from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.domain.records import WorkIdentity, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
-from npc_rtnode.domain.selection import decide
 from npc_rtnode.errors import NothingEligible
 from npc_rtnode.settings import Settings, content_hash
 
@@ -26,22 +25,18 @@ View = dict[str, Any]
 
 
 def process(folder: Path, output: Path, settings: Settings, rules: str | None) -> list[View]:
-    """Every eligible series below `folder`; objects go to `output`, one folder a series; NothingEligible if none.
+    """The preferred series of every study below `folder`, all of them where they tie; NothingEligible if there is none.
 
-    Objects of which a gate holds are reported and not written: on disk nothing tells them from good ones.
+    Objects go to `output`, one folder a series. Those of which a gate holds are reported and not written: on disk
+    nothing tells them from good ones.
     """
-    reader, rule_set = DicomSeriesReader(), load_rule_file(rules or settings.select.rules)
-    series = series_below(folder)
-    eligible = {
-        uid: files
-        for uid, files in series.items()
-        if decide(rule_set.evaluate(reader.attributes(files, rule_set.keywords()))).eligible
-    }
-    if not eligible:
-        raise NothingEligible(f"{len(series)} series below {folder}: `npc-rtnode rules test {folder}` tells why")
+    reader, judged = DicomSeriesReader(), judge_folder(folder, load_rule_file(rules or settings.select.rules))
+    meant = [one for one in judged if one.choice in {"chosen", "tied"}]
+    if not meant:
+        raise NothingEligible(f"{len(judged)} series below {folder}: `npc-rtnode rules test {folder}` tells why")
     predictor = BundlePredictor(settings.infer)
     try:
-        return [_Offline(settings, reader, predictor).do(uid, files, output) for uid, files in eligible.items()]
+        return [_Offline(settings, reader, predictor).do(one.uid, list(one.files), output) for one in meant]
     finally:
         predictor.close()
 

@@ -1,19 +1,59 @@
-"""`rules`: what a rule set makes of a folder of series, without touching the ledger."""
+"""`rules`: what a rule set makes of a folder of studies, without touching the ledger or the network."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of
+from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of, table
+from npc_rtnode.domain.evaluation import shown
 from npc_rtnode.domain.indication import INDICATION_KEYWORDS, judge_indication, texts_of
-from npc_rtnode.domain.selection import RuleSet, decide, shown
+from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
+from npc_rtnode.domain.rules import RuleSet
+from npc_rtnode.domain.selection import Candidate, Decision, Outcome, Standing, decide, stand
 from npc_rtnode.errors import NothingEligible, Unreadable
 
 app = typer.Typer(help="Selection rules.", no_args_is_help=True)
+
+_TOLD = ("SeriesDescription", "SeriesNumber", "StudyInstanceUID")
+_WARNING = 3
+View = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JudgedSeries:
+    """One series of the folder: what its own verdicts came to, and where it stands in its study."""
+
+    number: int  # in the order in which the folder's series are told, from 1
+    uid: str
+    files: tuple[Path, ...]
+    attributes: SeriesAttributes
+    verdicts: tuple[Verdict, ...]
+    decision: Decision
+    standing: Standing | None = None
+
+    @property
+    def choice(self) -> str:
+        """chosen, outranked or tied among those that the rules let pass; else set_aside or held."""
+        if self.standing is None:
+            return self.decision.outcome
+        words = {Outcome.ELIGIBLE: "chosen", Outcome.SET_ASIDE: "outranked", Outcome.HELD: "tied"}
+        return words[self.standing.outcome]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What stands in its way, or why it is the one."""
+        return self.decision.reasons or ((self.standing.because,) if self.standing else ())
+
+    def stated(self, keyword: str) -> str:
+        """An attribute's value on the first slice."""
+        entry = self.attributes.values.get(keyword, (None,))[0]
+        return str(entry[0]) if entry else ""
 
 
 @app.command()
@@ -25,21 +65,39 @@ def test(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge every series below a folder and explain each verdict; exit 21 when none is eligible."""
+    """Judge the series of every study below a folder: which is chosen, and why not the others."""
     from npc_rtnode.adapters.rules import load_rule_file
 
     settings = settings_of(config)
     rule_set = load_rule_file(rules or settings.select.rules)
-    judged = [
-        _judge(uid, files, rule_set, settings.select.indication_text) for uid, files in series_below(folder).items()
-    ]
+    judged = judge_folder(folder, rule_set)
+    views = [_view(one, settings.select.indication_text) for one in judged]
     if as_json:
-        answer({"rules": rule_set.name, "rules_hash": rule_set.hash, "series": judged})
+        answer({"rules": rule_set.name, "rules_hash": rule_set.hash, "series": views})
     else:
-        for verdict in judged:
-            out().print("\n".join(_told(verdict)), markup=False)
-    if not any(series["came_to"] == "eligible" for series in judged):
+        _tell(rule_set, views)
+    _end(folder, rule_set, judged)
+
+
+def _end(folder: Path, rule_set: RuleSet, judged: Sequence[JudgedSeries]) -> None:
+    choices = {one.choice for one in judged}
+    if not choices & {"chosen", "tied"}:
         raise NothingEligible(f"{len(judged)} series below {folder}, none eligible by {rule_set.name}")
+    if "tied" in choices:
+        raise typer.Exit(_WARNING)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def judge_folder(folder: Path, rule_set: RuleSet) -> list[JudgedSeries]:
+    """Every series below a folder, judged for itself and beside the others of its study."""
+    found = enumerate(series_below(folder).items(), 1)
+    judged = [_judge(number, uid, files, rule_set) for number, (uid, files) in found]
+    studies: dict[str, list[JudgedSeries]] = defaultdict(list)
+    for one in judged:
+        studies[one.stated("StudyInstanceUID")].append(one)
+    return [one for study in studies.values() for one in _ranked(study, rule_set)]
 
 
 def series_below(folder: Path) -> dict[str, list[Path]]:
@@ -55,27 +113,63 @@ def series_below(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _judge(uid: str, files: list[Path], rule_set: RuleSet, patterns: tuple[str, ...]) -> dict[str, Any]:
+def _judge(number: int, uid: str, files: list[Path], rule_set: RuleSet) -> JudgedSeries:
     from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 
-    attributes = DicomSeriesReader().attributes(
-        files, sorted({*rule_set.keywords(), *INDICATION_KEYWORDS, "SeriesDescription"})
-    )
-    verdicts = list(rule_set.evaluate(attributes))
-    decision = decide(verdicts)
-    indication = judge_indication(False, texts_of(attributes), patterns, None)
-    descriptions = attributes.values.get("SeriesDescription", (None,))[0]
+    wanted = sorted({*rule_set.keywords(), *INDICATION_KEYWORDS, *_TOLD})
+    try:
+        attributes = DicomSeriesReader().attributes(files, wanted)
+    except Unreadable as error:
+        verdict = Verdict("instances can be read", Truth.FALSE, f"{error.code}: {error.detail}")
+        return JudgedSeries(number, uid, tuple(files), SeriesAttributes(0, {}), (verdict,), decide([verdict]))
+    verdicts = rule_set.evaluate(attributes)
+    return JudgedSeries(number, uid, tuple(files), attributes, verdicts, decide(verdicts))
+
+
+def _ranked(study: Sequence[JudgedSeries], rule_set: RuleSet) -> Iterator[JudgedSeries]:
+    candidates = [Candidate(one.number, one.attributes) for one in study if one.decision.eligible]
+    standings = stand(candidates, rule_set.preferences)
+    return (replace(one, standing=standings.get(one.number)) for one in study)
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _view(one: JudgedSeries, patterns: tuple[str, ...]) -> View:
+    indication = judge_indication(False, texts_of(one.attributes), patterns, None)
+    ranked = [one.standing.verdict] if one.standing else []
     return {
-        "series_uid": uid,
-        "files": len(files),
-        "description": str(descriptions[0]) if descriptions else "",
-        "came_to": decision.outcome,
-        "reasons": list(decision.reasons),
-        "verdicts": [{"rule": v.rule, "truth": v.truth, "because": v.because} for v in [*verdicts, indication]],
+        "series": one.number,
+        "series_uid": one.uid,
+        "study_uid": one.stated("StudyInstanceUID"),
+        "series_number": one.stated("SeriesNumber"),
+        "description": one.stated("SeriesDescription"),
+        "files": len(one.files),
+        "came_to": one.decision.outcome,
+        "choice": one.choice,
+        "rank": one.standing.place if one.standing else None,
+        "reasons": list(one.reasons),
+        "verdicts": [
+            {"rule": v.rule, "truth": v.truth, "because": v.because} for v in (*one.verdicts, indication, *ranked)
+        ],
     }
 
 
-def _told(series: dict[str, Any]) -> list[str]:
-    described = shown(series["description"]) if series["description"] else "(no description)"
-    head = f"{series['came_to'].upper()}  {described}  {series['files']} files"
-    return [head, *(f"  {v['truth']:<8}{v['rule']}: {v['because']}" for v in series["verdicts"]), ""]
+def _tell(rule_set: RuleSet, views: Sequence[View]) -> None:
+    for number, study_uid in enumerate(dict.fromkeys(view["study_uid"] for view in views), 1):
+        rows = (_row(view) for view in views if view["study_uid"] == study_uid)
+        table(f"study {number} by {rule_set.name}", ("series", "no.", "description", "files", "choice", "why"), rows)
+    for view in views:
+        out().print("\n".join(_told(view)), markup=False)
+
+
+def _row(view: View) -> tuple[object, ...]:
+    choice = view["choice"].replace("_", " ") + (f" ({view['rank']})" if view["rank"] else "")
+    said = (view["series"], view["series_number"], shown(view["description"])[1:-1], view["files"], choice)
+    return (*said, "; ".join(view["reasons"] if view["rank"] else (text.split(":")[0] for text in view["reasons"])))
+
+
+def _told(view: View) -> list[str]:
+    described = shown(view["description"]) if view["description"] else "(no description)"
+    head = f"series {view['series']}: {view['choice'].upper()}  {described}  {view['files']} files"
+    return [head, *(f"  {v['truth']:<8}{v['rule']}: {v['because']}" for v in view["verdicts"]), ""]

@@ -76,7 +76,8 @@ def _rows(view: View) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for series in view["series"]:
         name = f"series {series['series']} rev {series['revision']} {series['modality']}"
-        rows.append((name, series["state"], "; ".join(series["reasons"]) or f"{series['instances']} instances"))
+        said = series["waits"] or "; ".join(series["reasons"]) or f"{series['instances']} instances"
+        rows.append((name, series["state"], said))
         for job in series["jobs"]:
             rows.append((f"  job {job['job']} rev {job['result_revision']}", job["state"], _job_line(job)))
             rows += [(f"    {d['kind']} to {d['destination']}", d["state"], d["detail"]) for d in _deliveries(job)]
@@ -124,6 +125,7 @@ def _series_story(series: View) -> list[str]:
         f"  called            {series['called_ae']}",
         f"  closed            {series['closed_because'] or 'not yet'}",
         *word,
+        *([f"  now               {series['waits']}"] if series["waits"] else []),
         *(f"  reason            {reason}" for reason in series["reasons"]),
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from npc_rtnode.domain.clauses import MATCHED_CHARACTERS, REGEX_FLAGS
+from npc_rtnode.domain.evaluation import shown
 from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
-from npc_rtnode.domain.selection import MATCHED_CHARACTERS, REGEX_FLAGS, shown
 
 INDICATION_KEYWORDS = (
     "RequestedProcedureDescription",

@@ -118,6 +118,7 @@ SERIES: Life = {
         Event.RECONSIDERED: _S.COMPLETE,
     },
     _S.SET_ASIDE: {
+        Event.RELEASED: _S.COMPLETE,  # only where another series was preferred, never against a rule
         Event.CONFLICT_FOUND: _S.QUARANTINED,
         Event.SUPERSEDED: _S.SUPERSEDED,
         Event.RECONSIDERED: _S.COMPLETE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from npc_rtnode.domain.lifecycle import Event
+from npc_rtnode.domain.lifecycle import Event, SeriesState
 
 Vector = tuple[float, float, float]
 
@@ -236,12 +236,24 @@ class OpenSeries:
     operators_word: str | None = None
     waived: tuple[str, ...] = ()  # the doubts that the operator's word was given on, in the words they were told
     doubts: tuple[Finding, ...] = ()  # what the transfer itself leaves open: aborted, images refused
-    rivals: tuple[int, ...] = ()  # other series of the study that were selected already
+    state: SeriesState = (
+        SeriesState.COMPLETE
+    )  # as it was seen: a choice on a series that has moved on counts for nothing
 
     @property
     def seen(self) -> int:
         """How many instances were there."""
         return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study of which nothing more is coming: its series that wait for a choice, and those they are compared with."""
+
+    reference: str
+    complete: tuple[OpenSeries, ...]
+    tied: tuple[OpenSeries, ...] = ()  # held since no preference tells them from another: judged again with the rest
+    selected: tuple[OpenSeries, ...] = ()  # have a job already, and keep it
 
 
 @dataclass(frozen=True, slots=True)

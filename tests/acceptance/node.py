@@ -58,6 +58,7 @@ def example(**ports: int) -> View:
     for destination in settings["destinations"]:
         destination["port"] = ports[destination["name"]]
     settings["assemble"] = {"quiet_s": 1}
+    settings["select"] = {"study_quiet_s": 1}
     settings["deliver"] = {"first_retry_s": 1, "longest_retry_s": 2}
     settings["log"] = {"level": "debug"}
     settings["listener"]["reserve_free_mb"] = 64

@@ -100,7 +100,7 @@ def answer_the_golden_case_anew(bundle: Path) -> None:
 def settings(tps: Destination, archive: Destination, commissioning_bundle: Path) -> View:
     """Any axial T1 goes, and the bundle is the commissioning one."""
     changed = example(tps=tps.port, pacs=archive.port)
-    changed["select"] = {"rules": "any_axial_t1"}
+    changed["select"]["rules"] = "any_axial_t1"
     changed["infer"] = {"bundle": str(commissioning_bundle)}
     return changed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,10 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
+from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.domain.identifiers import digest_of, work_key
-from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
 from npc_rtnode.domain.records import (
     Arrival,
     AssociationInfo,
@@ -56,6 +57,7 @@ class Ledger:
         self.sessions = Sessions(self.engine)
         self.intake = IntakeLedger(self.sessions, "site-key", QUIET_S)
         self.series = SeriesLedger(self.sessions)
+        self.studies = StudyLedger(self.sessions)
         self.work = WorkLedger(self.sessions)
         self.desk = Desk(self.sessions)
         self.queries = Queries(self.sessions)
@@ -93,7 +95,7 @@ class Ledger:
         self.later(QUIET_S + 1)
         (quiet,) = [series for series in self.series.quiet(self.now) if series.series_uid == series_uid]
         assert self.series.close(quiet, Closing(Event.CLOSED_WHOLE, "quiet and whole"), self.now)
-        return quiet
+        return replace(quiet, state=SeriesState.COMPLETE)
 
     def order(self, series: OpenSeries, bundle: str = "b" * 64, settings: str = "s" * 64) -> WorkOrder:
         """The order that selection would make of a series."""
@@ -101,10 +103,16 @@ class Ledger:
         return WorkOrder(work, work_key(work), "bundle 1", "the called AE title is meant for NPC")
 
     def choose(self, series: OpenSeries, event: Event = Event.SELECTED, reasons: tuple[str, ...] = ()) -> int | None:
-        """Record a selection."""
+        """Record a selection; the series' newest job where there is one."""
         order = self.order(series) if event is Event.SELECTED else None
         verdicts = (Verdict("modality", Truth.TRUE, "Modality is MR"),)
-        return self.series.choose(series, Choice(event, verdicts, reasons, "r" * 64, order), self.now)
+        assert self.studies.choose([(series, Choice(event, verdicts, reasons, "r" * 64, order))], self.now)
+        (view,) = [one for one in self.queries.study(self.study())["series"] if one["series"] == series.series_id]
+        return int(view["jobs"][-1]["job"]) if order else None
+
+    def complete(self) -> list[OpenSeries]:
+        """Series that are complete and whose study has settled, as selection sees them."""
+        return [series for study in self.studies.settled(self.now) for series in study.complete]
 
     def queued_job(self, series_uid: str = "1.2.3") -> int:
         """A complete series that was selected."""

@@ -231,7 +231,7 @@ class TestWork:
         """Selecting the same inputs for the same bundle and settings twice finds the job that stands."""
         first = ledger.queued_job()
         ledger.desk.reconsider(ledger.study(), ledger.word())
-        (again,) = ledger.series.complete()
+        (again,) = ledger.complete()
         assert ledger.choose(again) == first
         with ledger.sessions.reading() as session:
             assert session.scalar(select(func.count(JobRow.id))) == 1
@@ -461,7 +461,7 @@ class TestDesk:
         """A series held for its indication goes back to selection with the operator's word on it."""
         ledger.choose(ledger.complete_series(), Event.HELD, ("INDICATION_UNKNOWN: nobody said",))
         ledger.desk.release(ledger.study(), ledger.word())
-        (series,) = ledger.series.complete()
+        (series,) = ledger.complete()
         assert series.operators_word == "operator:ada: because a test says so"
         assert series.waived == ("INDICATION_UNKNOWN: nobody said",)
 
@@ -516,7 +516,7 @@ class TestDesk:
         ledger.written()
         for event, reasons in ((Event.SET_ASIDE, ("plane: coronal",)), (Event.SELECTED, ())):
             ledger.desk.reconsider(ledger.study(), ledger.word())
-            (again,) = ledger.series.complete()
+            (again,) = ledger.complete()
             ledger.choose(again, event, reasons)
         assert ledger.job_state() == "QUEUED"
 
@@ -636,7 +636,7 @@ def test_a_series_judged_unfit_calls_its_unsent_result_off(ledger: Ledger) -> No
     """When a second judgement sets a series aside, what it had written is called off."""
     ledger.written()
     ledger.desk.reconsider(ledger.study(), ledger.word())
-    (again,) = ledger.series.complete()
+    (again,) = ledger.complete()
     ledger.choose(again, Event.SET_ASIDE, ("plane: coronal",))
     assert ledger.job_state() == "CANCELLED"
     assert ledger.work.claim_delivery("tps", ledger.now, 60) is None

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from npc_rtnode.adapters.database.desk import Only
-from npc_rtnode.domain.lifecycle import JobState
+from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.studies import StudyLedger
+from npc_rtnode.cli import studies
+from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.records import (
+    Choice,
+    Closing,
     InstanceIdentity,
     ReceivedInstance,
+    SeriesAttributes,
     StoreOutcome,
 )
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.domain.selection import RuleSet, load_rules
+from npc_rtnode.domain.rule_loading import load_rules
+from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.errors import (
     BundleFault,
     DiskLow,
@@ -38,7 +47,7 @@ from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.write import Letterhead, Writer
 from npc_rtnode.settings import ContentSettings, Destination
-from tests.builders.ledger import MR, QUIET_S, Ledger, make_ledger
+from tests.builders.ledger import MR, NOON, QUIET_S, Ledger, make_ledger
 from tests.fakes.pipeline import (
     STATEMENT,
     FakeObjects,
@@ -227,7 +236,7 @@ class TestSelect:
     def choose(self, ledger: Ledger, values: dict[str, str], called: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Judge the one complete series; the series as `studies show` tells it."""
         policy = self.policy(RULES, called)
-        Selector(ledger.series, FakeSpool(), FakeReader(STACK, values), policy, lambda: ledger.now).run()
+        Selector(ledger.studies, FakeSpool(), FakeReader(STACK, values), policy, lambda: ledger.now).run()
         return dict(ledger.queries.study(ledger.study())["series"][-1])
 
     @staticmethod
@@ -318,8 +327,235 @@ class TestSelect:
         """An unexpected error waits for a person; no lane stops."""
         ledger.complete_series()
         reader = FakeReader(STACK, error=RuntimeError("ROENTGEN"))
-        Selector(ledger.series, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now).run()
+        Selector(ledger.studies, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now).run()
         assert ledger.series_states() == ["HELD"]
+
+
+def told_by_show(ledger: Ledger) -> str:
+    """What `studies show` prints of the study."""
+    return str(studies._rows(ledger.queries.study(ledger.study())))
+
+
+def told_by_why(ledger: Ledger) -> str:
+    """What `why` prints of it."""
+    return "\n".join(studies._story(ledger.queries.study(ledger.study()), []))
+
+
+@dataclass
+class StudyReader(FakeReader):
+    """Other values for each series of a study; every series has one instance, `<series UID>.1`."""
+
+    series: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
+        """The values of the series that the files belong to; an exception instead is raised."""
+        of_file = {digest_of([f"{uid}.1", ""]): values for uid, values in self.series.items()}
+        values = of_file[files[0].name]
+        if isinstance(values, Exception):
+            raise values
+        self.values = values
+        return super().attributes(files, keywords)
+
+
+class TestSelectInAStudy:
+    quiet_s = 60.0
+    ranked = load_rules(
+        {
+            "name": "t",
+            "role": "t1c",
+            "clauses": [{"name": "modality", "tag": "Modality", "op": "equals", "value": "MR"}],
+            "prefer": [
+                {"name": "contrast said", "tag": "SeriesDescription", "op": "matches", "value": "C"},
+                {"name": "short echo", "tag": "EchoTime", "order": "lower"},
+            ],
+        },
+        lambda keyword: {"Modality": "CS", "SeriesDescription": "LO", "EchoTime": "DS"}.get(keyword),
+    )
+    plain, good, better = (
+        {"Modality": "MR", "SeriesDescription": description, "EchoTime": echo, "StudyDescription": "MR NPC"}
+        for description, echo in (("T1", 10.0), ("T1 C", 12.0), ("T1 C", 8.0))
+    )
+
+    @pytest.fixture
+    def study(self, ledger: Ledger) -> Ledger:
+        """A ledger whose studies have a quiet time."""
+        ledger.studies = StudyLedger(ledger.sessions, self.quiet_s)
+        ledger.queries = Queries(ledger.sessions, self.quiet_s)
+        return ledger
+
+    def receive(self, ledger: Ledger, *uids: str) -> None:
+        """One instance of each series; then the association ends."""
+        for uid in uids:
+            ledger.receive(f"{uid}.1", uid)
+        ledger.end()
+
+    def assemble(self, ledger: Ledger) -> None:
+        """Close what is quiet."""
+        for series in ledger.series.quiet(ledger.now):
+            assert ledger.series.close(series, Closing(Event.CLOSED_WHOLE, "quiet and whole"), ledger.now)
+
+    def select(self, ledger: Ledger, called: frozenset[str] = frozenset(), **series: Any) -> dict[str, str]:
+        """One look; the state of each series by its UID."""
+        reader = StudyReader(STACK, series={f"9.{name[1:]}": values for name, values in series.items()})
+        policy = Policy(self.ranked, called, (r"\bNPC\b",), lambda: STATEMENT, SETTINGS)
+        Selector(ledger.studies, FakeSpool(), reader, policy, lambda: ledger.now).run()
+        return {f"s{view['series_uid'][2:]}": view["state"] for view in self.views(ledger)}
+
+    @staticmethod
+    def views(ledger: Ledger) -> list[dict[str, Any]]:
+        """The series of the study."""
+        return list(ledger.queries.study(ledger.study())["series"])
+
+    def settled(self, ledger: Ledger, *uids: str) -> None:
+        """Series that came together, closed, of a study that is quiet."""
+        self.receive(ledger, *uids)
+        ledger.later(self.quiet_s + 1)
+        self.assemble(ledger)
+
+    def test_nothing_is_judged_before_the_study_is_quiet(self, study: Ledger) -> None:
+        """A complete series waits for the others of its study; `studies show` tells until when."""
+        self.receive(study, "9.1")
+        study.later(QUIET_S + 1)
+        self.assemble(study)
+        assert self.select(study, s1=self.good) == {"s1": "COMPLETE"}
+        assert self.views(study)[0]["waits"] == "waiting for the study to settle until 12:01:00 UTC"
+        assert study.studies.next_settling(study.now) == NOON + timedelta(seconds=60)
+        for told in (told_by_show(study), told_by_why(study)):
+            assert "waiting for the study to settle until 12:01:00 UTC" in told
+        study.later(29)
+        assert self.select(study, s1=self.good) == {"s1": "SELECTED"}
+        assert self.views(study)[0]["waits"] is None
+        assert study.studies.next_settling(study.now) is None
+
+    def test_a_series_that_is_still_coming_is_waited_for(self, study: Ledger) -> None:
+        """Quiet or not: while another series of the study is RECEIVING nothing is chosen."""
+        self.settled(study, "9.1")
+        study.receive("9.2.1", "9.2")
+        assert self.select(study, s1=self.plain) == {"s1": "COMPLETE", "s2": "RECEIVING"}
+        assert "waiting for series 2 of the study" in self.views(study)[0]["waits"]
+        study.end()
+        study.later(self.quiet_s + 1)
+        self.assemble(study)
+        assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+
+    def test_a_stalled_series_is_not_waited_for(self, study: Ledger) -> None:
+        """A part that may never be mended keeps no other series waiting."""
+        self.receive(study, "9.1", "9.2")
+        study.later(self.quiet_s + 1)
+        whole, part = study.series.quiet(study.now)
+        study.series.close(whole, Closing(Event.CLOSED_WHOLE, "quiet and whole"), study.now)
+        study.series.close(part, Closing(Event.CLOSED_PARTIAL, "a gap", ("GAP: at 7",)), study.now)
+        assert self.select(study, s1=self.good) == {"s1": "SELECTED", "s2": "STALLED"}
+
+    def test_the_best_candidate_gets_the_job_and_the_others_say_why_not(self, study: Ledger) -> None:
+        """One job for the study; each outranked series names the preferred one and the preference."""
+        self.settled(study, "9.1", "9.2", "9.3")
+        states = self.select(study, s1=self.plain, s2=self.good, s3=self.better)
+        assert states == {"s1": "SET_ASIDE", "s2": "SET_ASIDE", "s3": "SELECTED"}
+        plain, good, better = self.views(study)
+        assert plain["reasons"][0].startswith("OUTRANKED: series 3 of this study is preferred; contrast said: ")
+        assert good["reasons"][0].endswith("short echo: EchoTime is 8 there, EchoTime is 12 here")
+        assert [len(view["jobs"]) for view in (plain, good, better)] == [0, 0, 1]
+        told = [(v["truth"], v["because"]) for v in better["verdicts"] if v["rule"] == "rank"]
+        assert told == [("TRUE", "preferred to series 1, 2 of this study")]
+
+    def test_a_tie_is_held_and_a_word_picks_exactly_one(self, study: Ledger) -> None:
+        """Both are held, each naming both; releasing one selects it and sets the other aside."""
+        self.settled(study, "9.1", "9.2")
+        assert self.select(study, s1=self.good, s2=self.good) == {"s1": "HELD", "s2": "HELD"}
+        assert {view["reasons"][0] for view in self.views(study)} == {
+            "TIE: series 1, 2 of this study are equal by every preference of the rules"
+        }
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        assert self.select(study, s1=self.good, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+        assert self.views(study)[0]["reasons"] == ["OUTRANKED: a person picked series 2"]
+
+    def test_a_better_one_dissolves_a_tie(self, study: Ledger) -> None:
+        """What is held only for want of a preference is judged again with the series that comes later."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.good)
+        self.settled(study, "9.3")
+        states = self.select(study, s1=self.good, s2=self.good, s3=self.better)
+        assert states == {"s1": "SET_ASIDE", "s2": "SET_ASIDE", "s3": "SELECTED"}
+
+    def test_a_worse_one_leaves_a_tie_as_it_is(self, study: Ledger) -> None:
+        """The tie stays held, without another event for it; the worse one is set aside."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.good)
+        self.settled(study, "9.3")
+        before = [event for event in study.queries.history(study.study()) if event["subject"] == "series 1"]
+        states = self.select(study, s1=self.good, s2=self.good, s3=self.plain)
+        assert states == {"s1": "HELD", "s2": "HELD", "s3": "SET_ASIDE"}
+        assert before == [event for event in study.queries.history(study.study()) if event["subject"] == "series 1"]
+
+    @pytest.mark.parametrize(
+        ("values", "state", "code"),
+        [("better", "HELD", "SECOND_CANDIDATE"), ("plain", "SET_ASIDE", "OUTRANKED")],
+    )
+    def test_after_a_choice_a_late_candidate_never_takes_over(
+        self, study: Ledger, values: str, state: str, code: str
+    ) -> None:
+        """The job that exists goes on; a late better series waits for a person, a late worse one is set aside."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        self.settled(study, "9.2")
+        assert self.select(study, s1=self.good, s2=getattr(self, values)) == {"s1": "SELECTED", "s2": state}
+        assert self.views(study)[1]["reasons"][0].startswith(f"{code}: series 1 ")
+
+    def test_an_outranked_series_comes_back_by_name_only(self, study: Ledger) -> None:
+        """Release without a name finds nothing; by name it comes back, and asks once more since one is selected."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.plain, s2=self.good)
+        with pytest.raises(NotFound):
+            study.desk.release(study.study(), study.word())
+        study.desk.release(study.study(), study.word(), Only(series=1))
+        assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "HELD", "s2": "SELECTED"}
+        assert self.views(study)[0]["reasons"][0].startswith("SECOND_CANDIDATE: series 2 ")
+        study.desk.release(study.study(), study.word(), Only(series=1))
+        assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "SELECTED", "s2": "SELECTED"}
+
+    def test_a_series_that_a_rule_refused_is_released_by_nobody(self, study: Ledger) -> None:
+        """A word lifts a preference, not a rule."""
+        self.settled(study, "9.1")
+        assert self.select(study, s1={**self.good, "Modality": "CT"}) == {"s1": "SET_ASIDE"}
+        with pytest.raises(NotFound):
+            study.desk.release(study.study(), study.word(), Only(series=1))
+
+    def test_reprocessing_keeps_what_a_person_picked(self, study: Ledger) -> None:
+        """The study judged anew by the same rules comes to the same: the word on the tie stands."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.good)
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        self.select(study, s1=self.good, s2=self.good)
+        study.desk.reconsider(study.study(), study.word())
+        assert self.select(study, s1=self.good, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+
+    def test_the_outranked_need_no_word_on_the_indication(self, study: Ledger) -> None:
+        """Of two candidates of a study that nobody called NPC one is held, the other set aside: one word is enough."""
+        unsaid = {"StudyDescription": "MR neck"}
+        series = {"s1": {**self.plain, **unsaid}, "s2": {**self.good, **unsaid}}
+        self.settled(study, "9.1", "9.2")
+        assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "HELD"}
+        study.desk.release(study.study(), study.word())
+        assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+
+    def test_one_broken_series_holds_no_other(self, study: Ledger) -> None:
+        """What cannot be read is set aside, what breaks the judge is held, and no word makes it a candidate."""
+        self.settled(study, "9.1", "9.2", "9.3")
+        series = {"s1": RuntimeError("ROENTGEN"), "s2": self.good, "s3": Unreadable("cut off")}
+        assert self.select(study, **series) == {"s1": "HELD", "s2": "SELECTED", "s3": "SET_ASIDE"}
+        study.desk.release(study.study(), study.word(), Only(series=1))
+        assert self.select(study, **series)["s1"] == "HELD"
+        assert "ROENTGEN" not in str(self.views(study))
+
+    def test_a_choice_on_a_study_that_has_changed_counts_for_nothing(self, study: Ledger) -> None:
+        """A late slice that reopens one of the series makes the whole choice void; nothing of it is recorded."""
+        self.settled(study, "9.1", "9.2")
+        (seen,) = study.studies.settled(study.now)
+        study.receive("9.1.2", "9.1")
+        choices = [(series, Choice(Event.SET_ASIDE, (), ("x: y",), "r" * 64)) for series in seen.complete]
+        assert study.studies.choose(choices, study.now) is False
+        assert study.series_states() == ["SUPERSEDED", "COMPLETE", "RECEIVING"]
 
 
 class TestInfer:

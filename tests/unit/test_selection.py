@@ -8,17 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npc_rtnode.domain.clauses import MATCHED_CHARACTERS
+from npc_rtnode.domain.evaluation import all_true, any_true, opposite, shown
 from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
-from npc_rtnode.domain.selection import (
-    MATCHED_CHARACTERS,
-    Outcome,
-    all_true,
-    any_true,
-    decide,
-    load_rules,
-    opposite,
-    shown,
-)
+from npc_rtnode.domain.rule_loading import load_rules
+from npc_rtnode.domain.selection import Outcome, decide
 from npc_rtnode.errors import RulesFault
 
 T, F, U = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN
@@ -295,6 +289,53 @@ def test_all_mistakes_are_told_at_once_with_their_places():
     assert [line.split(":")[0] for line in lines] == ["clauses[1] 'rule 1'", "clauses[2] 'rule 2'.any_of[2]", "role"]
 
 
+PREFER = {"name": "closer", "tag": "EchoTime", "order": "lower"}
+PREFERENCE_MISTAKES = [
+    ("lower", "prefer: a list of preferences is needed"),
+    ([PREFER, PREFER], "prefer: two are called 'closer'"),
+    ([{**PREFER, "name": ""}], "number 1 has no name"),
+    ([{**PREFER, "name": 3}], "name must be a text"),
+    ([{**PREFER, "order": "lowest"}], "did you mean lower?"),
+    ([{**PREFER, "step": -1}], "step -1 is not a number from 0 on"),
+    ([{**PREFER, "step": "much"}], "step 'much' is not a number"),
+    ([{**PREFER, "over": "all"}], "unknown key 'over'"),
+    ([{**PREFER, "tag": "SeriesDescription"}], "order is asked of numbers only"),
+    ([{**PREFER, "tag": "PatientID"}], "identifies the patient"),
+    ([{"name": "x", "tag": "@fat_supressed", "op": "equals", "value": "yes"}], "did you mean @fat_suppressed?"),
+    (["closer"], "a table is needed"),
+]
+
+
+@pytest.mark.parametrize(("prefer", "complaint"), PREFERENCE_MISTAKES, ids=[text for _, text in PREFERENCE_MISTAKES])
+def test_a_mistake_in_a_preference_is_found_at_load(prefer, complaint):
+    """Each way of writing a preference wrongly has its own sentence."""
+    with pytest.raises(RulesFault) as fault:
+        rules(MR, prefer=prefer)
+    assert complaint.lower() in str(fault.value).lower()
+
+
+def test_preferences_are_clauses_groups_and_orderings():
+    """All three are read in their order, and their tags are read with the clauses'."""
+    asked = [{"name": "s", **SAYS_T1}, {"name": "g", "any_of": [LONG_ECHO, MR]}, PREFER]
+    loaded = rules(MR, prefer=asked)
+    assert [item.name for item in loaded.preferences] == ["s", "g", "closer"]
+    assert loaded.keywords() == ("EchoTime", "Modality", "SeriesDescription")
+
+
+def test_the_hash_covers_preferences_and_their_order():
+    """Another preference, another order of them, another step: each is another rule set."""
+    other = {"name": "s", **SAYS_T1}
+    variants = [
+        [],
+        [PREFER],
+        [other, PREFER],
+        [PREFER, other],
+        [{**PREFER, "step": 1}],
+        [{**PREFER, "order": "higher"}],
+    ]
+    assert len({rules(MR, prefer=variant).hash for variant in variants}) == len(variants)
+
+
 def test_names_are_needed_and_unique():
     """A verdict is told by its clause's name."""
     with pytest.raises(RulesFault, match="two are called 'same'"):
@@ -329,3 +370,11 @@ def test_keywords_are_the_attributes_to_read():
     """Every DICOM keyword of every nested clause once, sorted; derived facts are the reader's business."""
     asked = rules(MR, {"any_of": [SAYS_T1, {"not": LONG_ECHO}]}, {"tag": "@plane", "op": "present"})
     assert asked.keywords() == ("EchoTime", "Modality", "SeriesDescription")
+    concluded = rules({"tag": "@fat_suppressed", "op": "equals", "value": "yes"})
+    assert {"ScanOptions", "SeriesDescription"} <= set(concluded.keywords())
+
+
+def test_a_concluded_fact_tells_what_it_was_concluded_from():
+    """The reason of a fact that no element states names the element behind it."""
+    answer = verdict({"tag": "@fat_suppressed", "op": "equals", "value": "yes"}, series(SeriesDescription=["T1 FS"]))
+    assert answer.because == '@fat_suppressed is "yes" (SeriesDescription has "FS")'

@@ -17,6 +17,7 @@ from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import ObjectKind, OpenSeries, WorkOrder
+from npc_rtnode.domain.selection import OUTRANKED
 from npc_rtnode.errors import Forbidden, NotFound
 
 RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
@@ -185,7 +186,7 @@ def _held_series(session: Session, rows: Iterable[SeriesRow], only: Only, word: 
         return lambda: _release_series(session, row, word)
 
     wanted = [row for row in rows if only.job is None and only.series in {None, row.id}]
-    waiting = [row for row in wanted if row.state == SeriesState.HELD or _short_alone(row)]
+    waiting = [row for row in wanted if row.state == SeriesState.HELD or _short_alone(row) or _named(row, only)]
     return [(f"series {row.id}", deed(row)) for row in waiting]
 
 
@@ -213,6 +214,11 @@ def _reasons(row: SeriesRow | JobRow) -> str:
 
 def _codes(row: SeriesRow) -> set[str]:
     return {str(reason).split(":")[0] for reason in row.reasons}
+
+
+def _named(row: SeriesRow, only: Only) -> bool:
+    """Whether it waits for nothing, but was named, and only another series of the study stands before it."""
+    return row.state == SeriesState.SET_ASIDE and only.series == row.id and _codes(row) == {OUTRANKED}
 
 
 def _short_alone(row: SeriesRow) -> bool:

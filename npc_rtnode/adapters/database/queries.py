@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.desk import series_of
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import first_broken_link
+from npc_rtnode.adapters.database.studies import calm_of
 from npc_rtnode.adapters.database.tables import (
     AssociationRow,
     AttemptRow,
@@ -22,6 +23,7 @@ from npc_rtnode.adapters.database.tables import (
     SeriesRow,
     StudyRow,
 )
+from npc_rtnode.domain.lifecycle import SeriesState
 
 View = dict[str, Any]
 
@@ -29,8 +31,9 @@ View = dict[str, Any]
 class Queries:
     """Reads; never changes anything."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, study_quiet_s: float = 0.0) -> None:
         self._sessions = sessions
+        self._study_quiet_s = study_quiet_s
 
     def studies(self, limit: int = 50, state: str | None = None) -> list[View]:
         """Studies, newest first; with `state`, those where a series or a job is in it."""
@@ -49,8 +52,12 @@ class Queries:
                 "study_uid": study.study_uid,
                 "hold": study.hold,
                 "first_received_at": _time(study.first_received_at),
-                "series": [_series(session, row) for row in rows],
+                "series": [{**_series(session, row), "waits": self._waits(row)} for row in rows],
             }
+
+    def _waits(self, row: SeriesRow) -> str | None:
+        """What a complete series waits for before it is judged."""
+        return calm_of(row.study).words(self._study_quiet_s) if row.state == SeriesState.COMPLETE else None
 
     def history(self, reference: str) -> list[View]:
         """Every event of a study's series, jobs and deliveries, in order."""

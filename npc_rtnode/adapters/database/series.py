@@ -1,4 +1,4 @@
-"""The ledger's series pages: what is quiet, what was decided on it, and which job came of it."""
+"""The ledger's series pages: what is quiet, how it was closed, and which job a choice makes of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
-from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow, VerdictRow
+from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow
 from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
-from npc_rtnode.domain.records import Choice, Closing, Finding, OpenSeries, Verdict, WorkOrder
+from npc_rtnode.domain.records import Closing, Finding, OpenSeries, WorkOrder
 from npc_rtnode.domain.retry import CRASH_LIMIT
 
 UNFINISHED = {JobState.QUEUED, JobState.PREDICTED, JobState.HELD, JobState.WRITTEN}
@@ -29,7 +29,7 @@ TROUBLE_PAUSE_S = 60
 
 
 class SeriesLedger:
-    """Reads open series and records what assemble and select decided."""
+    """Reads open series and records what assemble decided."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -56,12 +56,6 @@ class SeriesLedger:
         )
         with self._sessions.reading() as session:
             return session.scalar(waiting)
-
-    def complete(self) -> list[OpenSeries]:
-        """Series that are complete and not yet judged, oldest first."""
-        return self._opened(
-            select(SeriesRow).where(SeriesRow.state == SeriesState.COMPLETE).order_by(SeriesRow.closed_at)
-        )
 
     def _opened(self, query: Select[Any]) -> list[OpenSeries]:
         with self._sessions.reading() as session:
@@ -90,27 +84,13 @@ class SeriesLedger:
             over = row.troubles >= CRASH_LIMIT
             move(session, row, Event.QUARANTINED if over else Event.POSTPONED, Note(now, detail={"because": because}))
 
-    def choose(self, series: OpenSeries, choice: Choice, now: datetime) -> int | None:
-        """Record verdicts and decision in one transaction; the id of the job when one was queued or found."""
-        with self._sessions.writing() as session:
-            row = session.get_one(SeriesRow, series.series_id, with_for_update=True)
-            if row.state != SeriesState.COMPLETE:
-                return None
-            row.rules_hash, row.reasons = choice.rules_hash, list(choice.reasons)
-            session.add_all(_verdict(row, verdict, now) for verdict in choice.verdicts)
-            detail = {"rules": choice.rules_hash, "reasons": row.reasons}
-            move(session, row, choice.event, Note(now, detail=detail))
-            if choice.order is None:
-                call_off(session, row.jobs, f"{choice.event}: the series was judged anew", now)
-                return None
-            return queue_job(session, row, choice.order, now)
-
 
 def open_series(session: Session, row: SeriesRow) -> OpenSeries:
     """A row as the stages see it."""
     inputs = tuple(inputs_of(session, row))
     return OpenSeries(
         series_id=row.id,
+        state=SeriesState(row.state),
         study_reference=row.study.reference,
         series_uid=row.series_uid,
         revision=row.revision,
@@ -121,7 +101,6 @@ def open_series(session: Session, row: SeriesRow) -> OpenSeries:
         operators_word=row.operators_word,
         waived=tuple(str(reason) for reason in row.waived),
         doubts=tuple(_transfer_doubts(session, row, {sop_uid for sop_uid, _ in inputs})),
-        rivals=_rivals(session, row),
     )
 
 
@@ -132,15 +111,6 @@ def _transfer_doubts(session: Session, row: SeriesRow, known: set[str]) -> list[
     missing = {str(sop_uid) for refusals in [*refused, last.refused] for sop_uid in refusals} - known
     cut_short = last.how if last.last_series_id == row.id and last.how in {"aborted", "lost"} else None
     return transfer_doubts(cut_short, len(missing))
-
-
-def _rivals(session: Session, row: SeriesRow) -> tuple[int, ...]:
-    others = select(SeriesRow.id).where(
-        SeriesRow.study_id == row.study_id,
-        SeriesRow.series_uid != row.series_uid,
-        SeriesRow.state == SeriesState.SELECTED,
-    )
-    return tuple(session.scalars(others))
 
 
 def inputs_of(session: Session, row: SeriesRow) -> list[tuple[str, str]]:
@@ -215,7 +185,3 @@ def _call_off_deliveries(session: Session, job: JobRow, because: str, now: datet
         if delivery.state == DeliveryState.PENDING:
             delivery.last_error = because
             move(session, delivery, Event.CANCELLED, Note(now))
-
-
-def _verdict(row: SeriesRow, verdict: Verdict, now: datetime) -> VerdictRow:
-    return VerdictRow(series_id=row.id, rule=verdict.rule[:200], truth=verdict.truth, because=verdict.because, at=now)

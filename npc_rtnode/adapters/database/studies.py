@@ -1,0 +1,103 @@
+"""The ledger's study pages: studies whose series can be compared, and what was decided on all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from npc_rtnode.adapters.database.engine import Sessions
+from npc_rtnode.adapters.database.journal import Note, move
+from npc_rtnode.adapters.database.series import call_off, open_series, queue_job
+from npc_rtnode.adapters.database.tables import SeriesRow, StudyRow, VerdictRow
+from npc_rtnode.domain.lifecycle import Event, SeriesState
+from npc_rtnode.domain.records import Choice, OpenSeries, OpenStudy, Verdict
+from npc_rtnode.domain.selection import TIE
+from npc_rtnode.domain.settling import Calm
+
+
+class StudyLedger:
+    """Reads studies that wait for a choice among their series, and records it."""
+
+    def __init__(self, sessions: Sessions, quiet_s: float = 0.0) -> None:
+        self._sessions = sessions
+        self._quiet_s = quiet_s
+
+    def settled(self, now: datetime) -> list[OpenStudy]:
+        """Studies with a complete series of which nothing more is coming; the longest waiting first."""
+        with self._sessions.reading() as session:
+            waiting = [(calm_of(row).settles_at(self._quiet_s), row) for row in _waiting(session)]
+            due = [(at, row.id, row) for at, row in waiting if at <= now]
+            return [_open_study(session, row) for _, _, row in sorted(due, key=lambda item: item[:2])]
+
+    def next_settling(self, now: datetime) -> datetime | None:
+        """When the next study will have settled if nothing more comes; None with none waiting for it."""
+        with self._sessions.reading() as session:
+            times = [calm_of(row).settles_at(self._quiet_s) for row in _waiting(session)]
+            return min((at for at in times if at > now), default=None)
+
+    def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
+        """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
+
+        A series that is held as it was before is left alone.
+        """
+        with self._sessions.writing() as session:
+            rows = [session.get_one(SeriesRow, series.series_id, with_for_update=True) for series, _ in judged]
+            if any(row.state != series.state for row, (series, _) in zip(rows, judged, strict=True)):
+                return False
+            for row, (_, choice) in zip(rows, judged, strict=True):
+                _record(session, row, choice, now)
+            return True
+
+
+def calm_of(study: StudyRow) -> Calm:
+    """How quiet a study with a complete series is. A series that could not be looked at is not waited for."""
+    closed = [row.closed_at for row in _in_state(study, SeriesState.COMPLETE) if row.closed_at]
+    receiving = [row.id for row in _in_state(study, SeriesState.RECEIVING) if not row.troubles]
+    last = max(row.last_received_at for row in study.series)
+    return Calm(min(closed, default=last), last, tuple(receiving))
+
+
+def _waiting(session: Session) -> Iterable[StudyRow]:
+    return session.scalars(select(StudyRow).where(StudyRow.series.any(SeriesRow.state == SeriesState.COMPLETE)))
+
+
+def _in_state(study: StudyRow, state: SeriesState) -> list[SeriesRow]:
+    return [row for row in study.series if row.state == state]
+
+
+def _open_study(session: Session, row: StudyRow) -> OpenStudy:
+    def opened(rows: Iterable[SeriesRow]) -> tuple[OpenSeries, ...]:
+        return tuple(open_series(session, series) for series in rows)
+
+    tied = [series for series in _in_state(row, SeriesState.HELD) if _is_tied(series)]
+    return OpenStudy(
+        reference=row.reference,
+        complete=opened(_in_state(row, SeriesState.COMPLETE)),
+        tied=opened(tied),
+        selected=opened(_in_state(row, SeriesState.SELECTED)),
+    )
+
+
+def _is_tied(row: SeriesRow) -> bool:
+    return any(str(reason).startswith(f"{TIE}:") for reason in row.reasons)
+
+
+def _record(session: Session, row: SeriesRow, choice: Choice, now: datetime) -> None:
+    if row.state == SeriesState.HELD:
+        if choice.event is Event.HELD and list(choice.reasons) == row.reasons:
+            return
+        move(session, row, Event.RECONSIDERED, Note(now, detail={"because": "another series of the study was judged"}))
+    row.rules_hash, row.reasons = choice.rules_hash, list(choice.reasons)
+    session.add_all(_verdict(row, verdict, now) for verdict in choice.verdicts)
+    move(session, row, choice.event, Note(now, detail={"rules": choice.rules_hash, "reasons": row.reasons}))
+    if choice.order is None:
+        call_off(session, row.jobs, f"{choice.event}: the series was judged anew", now)
+    else:
+        queue_job(session, row, choice.order, now)
+
+
+def _verdict(row: SeriesRow, verdict: Verdict, now: datetime) -> VerdictRow:
+    return VerdictRow(series_id=row.id, rule=verdict.rule[:200], truth=verdict.truth, because=verdict.because, at=now)
