@@ -145,6 +145,28 @@ def test_another_modality_is_set_aside(
     assert series["jobs"] == []
 
 
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "INVERTED_GREY: PhotometricInterpretation MONOCHROME1"),
+        ({"RescaleSlope": "0", "RescaleIntercept": "0"}, "RESCALE: RescaleSlope 0"),
+    ],
+    ids=["inverted", "slope 0"],
+)
+def test_grey_values_that_mean_nothing_certain_end_the_job(
+    node: Node, scanner: Scanner, folder: Path, attributes: dict[str, str], said: str
+) -> None:
+    """A well-formed series that is selected, and whose pixels cannot be used: FAILED, its code and number in `why`."""
+    name = said.split(":")[0]
+    uid, files = small_series(folder, name, attributes={"QualityControlImage": "YES", **attributes})
+    scanner.send_all([slice_of(path) for path in files])
+    node.wait_for(lambda: node.job_states(uid) == ["FAILED"], 120)
+    told = " ".join(node.cli("why", uid).stdout.split())
+    assert "PIXELS_REFUSED" in told
+    assert said in told
+    assert "12 of 12 images" in told
+
+
 def test_a_partial_series_is_never_inferred_until_it_is_whole(
     node: Node, scanner: Scanner, study: Study, tps: Destination
 ) -> None:
