@@ -99,6 +99,9 @@ class SeriesReader(Protocol):
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance is marked as a quality-control phantom (PS3.3 C.7.1.1, C.7.6.1)."""
 
+    def references(self, file: Path) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the images that one RTSTRUCT references, each once; raises Unreadable."""
+
 
 class Predictor(Protocol):
     """The one door to the model, in a killable child process."""
@@ -159,6 +162,9 @@ class SeriesPages(Protocol):
 
     def complete(self) -> list[OpenSeries]:
         """Series that are complete and not yet judged."""
+
+    def whereabouts(self, sop_uids: Sequence[str]) -> dict[str, int]:
+        """Of these instances, each that was received, with the newest series revision that took it in."""
 
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from npc_rtnode import log
 from npc_rtnode.domain.identifiers import input_digest, work_key
@@ -20,6 +21,7 @@ from npc_rtnode.domain.records import (
     WorkIdentity,
     WorkOrder,
 )
+from npc_rtnode.domain.references import STRUCTURE_SET, judge_references
 from npc_rtnode.domain.retry import describe
 from npc_rtnode.domain.selection import RuleSet, decide
 from npc_rtnode.errors import Unreadable
@@ -51,9 +53,9 @@ class Policy:
         work = WorkIdentity(series.series_uid, input_digest(series.inputs), bundle.sha256, self.settings_hash)
         return WorkOrder(work, work_key(work), f"{bundle.name} {bundle.version}", indication)
 
-    def choose(self, series: OpenSeries, attributes: SeriesAttributes) -> Choice:
-        """Verdicts, decision and, where both rules say yes, the order."""
-        verdicts = tuple(self.rules.evaluate(attributes))
+    def choose(self, series: OpenSeries, attributes: SeriesAttributes, known: tuple[Verdict, ...] = ()) -> Choice:
+        """Verdicts (those `known` already come first), decision and, where both rules say yes, the order."""
+        verdicts = (*known, *self.rules.evaluate(attributes))
         called = series.called_ae in self.npc_called_aes
         said = _SAID_SO if any(reason.startswith(_INDICATION) for reason in series.waived) else None
         indication = judge_indication(called, texts_of(attributes), self.indication_text, said)
@@ -93,10 +95,16 @@ class Selector:
         files = [self._spool.path(sha256) for _, sha256 in series.inputs]
         try:
             attributes = self._reader.attributes(files, self._policy.keywords())
+            known = tuple(self._matched(file) for file in files if series.modality == STRUCTURE_SET)
         except Unreadable as error:
             verdict = Verdict("instances can be read", Truth.FALSE, error.detail)
             return Choice(Event.SET_ASIDE, (verdict,), (f"{error.code}: {error.detail}",), self._policy.rules.hash)
-        return self._policy.choose(series, attributes)
+        return self._policy.choose(series, attributes, known)
+
+    def _matched(self, structure_set: Path) -> Verdict:
+        """Where the images lie that one structure set was drawn on."""
+        named = self._reader.references(structure_set)
+        return judge_references(named, self._pages.whereabouts(named))
 
 
 def _decide(verdicts: tuple[Verdict, ...], indication: Verdict, series: OpenSeries) -> tuple[Event, tuple[str, ...]]:

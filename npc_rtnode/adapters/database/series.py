@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,9 @@ OPEN_LIMIT_S = 600
 
 TROUBLE_PAUSE_S = 60
 """A series that could not be judged is looked at again after this, and four times this, and then set apart."""
+
+ASKED_AT_ONCE = 500
+"""Instances that one statement looks for."""
 
 
 class SeriesLedger:
@@ -67,6 +70,11 @@ class SeriesLedger:
         with self._sessions.reading() as session:
             return [open_series(session, row) for row in session.scalars(query)]
 
+    def whereabouts(self, sop_uids: Sequence[str]) -> dict[str, int]:
+        """Of these instances, each that was received, with the newest series revision that took it in."""
+        with self._sessions.reading() as session:
+            return {uid: series for part in _portions(sop_uids) for uid, series in session.execute(_homes(part))}
+
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since, and the series stays open."""
         with self._sessions.writing() as session:
@@ -104,6 +112,16 @@ class SeriesLedger:
                 call_off(session, row.jobs, f"{choice.event}: the series was judged anew", now)
                 return None
             return queue_job(session, row, choice.order, now)
+
+
+def _homes(sop_uids: Sequence[str]) -> Select[str, int]:
+    newest = func.max(InstanceRow.series_id)
+    return select(InstanceRow.sop_uid, newest).where(InstanceRow.sop_uid.in_(sop_uids)).group_by(InstanceRow.sop_uid)
+
+
+def _portions(sop_uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A statement has a limited number of parameters."""
+    return (sop_uids[start : start + ASKED_AT_ONCE] for start in range(0, len(sop_uids), ASKED_AT_ONCE))
 
 
 def open_series(session: Session, row: SeriesRow) -> OpenSeries:

@@ -29,6 +29,7 @@ from npc_rtnode.adapters.dicom.elements import (
     whole_of,
 )
 from npc_rtnode.adapters.dicom.pixels import decoded, refuse_other_than_plain_grey
+from npc_rtnode.adapters.dicom.references import referenced_images
 from npc_rtnode.domain.geometry import StackJudgement, Volume, judge_stack, plane_of, stack_of
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.records import AttributeValue, AttributeValues, SeriesAttributes, SliceHeader
@@ -94,6 +95,10 @@ class DicomSeriesReader:
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance says it shows no patient: QualityControlSubject or QualityControlImage is YES."""
         return bool(files) and _all_phantom(read_elements(path, _QUALITY_KEYWORDS) for path in files)
+
+    def references(self, file: Path) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the images that one RTSTRUCT references, each once; raises Unreadable."""
+        return referenced_images(file)
 
 
 def series_uid_of(path: Path) -> str:
