@@ -190,12 +190,12 @@ class Dcmqrscp(Program):
         self.store.mkdir(exist_ok=True)
 
     def command(self) -> Sequence[str]:
-        """One process; its configuration is written anew at every start."""
+        """A child an association (with --single-process 3.6.7 ends after one); the configuration is written anew."""
         config = self.folder / "dcmqrscp.cfg"
         hosts = "\n".join(f"h{n} = ({title}, localhost, {port})" for n, (title, port) in enumerate(self.hosts.items()))
         place = {"port": self.port, "hosts": hosts, "ae_title": self.ae_title, "store": self.store}
         config.write_text(ARCHIVE.format(**place), "ascii")
-        return [program("dcmqrscp"), "--single-process", "-dhl", "-c", str(config)]
+        return [program("dcmqrscp"), "-dhl", "-c", str(config)]
 
     def of_study(self, uid: str) -> list[Path]:
         """The files that it keeps of this study."""

@@ -30,6 +30,11 @@ class Program:
         """What is run, in `folder`."""
         raise NotImplementedError
 
+    @property
+    def ports(self) -> Sequence[int]:
+        """Where it answers once it is up."""
+        return [self.port]
+
     def __enter__(self) -> Self:
         """Serving."""
         return self.up()
@@ -39,7 +44,7 @@ class Program:
         self.down()
 
     def up(self) -> Self:
-        """Start, and return when the port answers; a program that ends at once fails with its own words."""
+        """Start, and return when its ports answer; a program that ends at once fails with its own words."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(self.command()), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -66,6 +71,11 @@ class Program:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"{self.command()[0]} ended with {self._process.returncode}\n{self.said()}"
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
-            return True
-        return False
+        return all(map(is_open, self.ports))
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens there."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
