@@ -203,7 +203,9 @@ class Dcmqrscp(Program):
 
     def find(self, level: str, **keys: str) -> list[str]:
         """C-FIND by findscu: the values of the last key in every answer."""
-        asked = [f"-k{keyword}={value}" for keyword, value in {"QueryRetrieveLevel": level, **keys}.items()]
+        asked = [
+            word for key, value in {"QueryRetrieveLevel": level, **keys}.items() for word in ("-k", f"{key}={value}")
+        ]
         said = run("findscu", "-v", "-S", *asked, "-aec", self.ae_title, "127.0.0.1", str(self.port))
         answers = said.split("Find Response:")[1:]
         tag = dictionary_tag(list(keys)[-1])
