@@ -19,7 +19,7 @@ from tests.acceptance.node import Node
 from tests.acceptance.test_main_job import raw
 from tests.integration.test_rtstruct import CHARSETS
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.peer("storescu"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.peer("storescu"), pytest.mark.timeout(900)]
 
 
 def spoken(folder: Path, name: str, declared: str | Sequence[str] | None, patient: bytes) -> Study:
@@ -46,7 +46,7 @@ def studies(node: Node, folder: Path) -> dict[str, Study]:
     for study in made.values():
         Storescu(node.port, folder / "storescu").send_all(study.files)
     for study in made.values():
-        node.delivered(study.uid, 400)
+        node.delivered(study.uid, 600)
     return made
 
 
