@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# The full tests talk to programs of other makers. DCMTK comes from the system (Debian: dcmtk); dciodvfy and plastimatch
-# come with `.[dev]` as wheels. Installs what is missing where that is possible, and says loudly what stays missing.
+# The full tests talk to programs of other makers. DCMTK and Orthanc come from the system (Debian: dcmtk, orthanc);
+# dciodvfy and plastimatch come with `.[dev]` as wheels. Installs what is missing where that is possible, and says loudly
+# what stays missing. Orthanc's own service is left off: the tests start one of their own, on this machine alone.
 set -euo pipefail
 
-is_dcmtk() {  # pynetdicom puts a storescu and an echoscu of its own beside Python: any of that name on PATH may be the one
+DCMTK="storescu echoscu dcmdump dsrdump storescp dcmqrscp findscu movescu"
+POLICY=/usr/sbin/policy-rc.d
+
+is_dcmtk() {  # pynetdicom puts a storescu and others of its own beside Python: any of that name on PATH may be the one
     local found
     for found in $(type -ap "$1"); do
         [[ "$("$found" --version 2>/dev/null)" == *dcmtk* ]] && return 0
@@ -13,18 +17,43 @@ is_dcmtk() {  # pynetdicom puts a storescu and an echoscu of its own beside Pyth
 
 missing() {
     local program
-    for program in storescu echoscu dcmdump dsrdump; do
+    for program in $DCMTK; do
         is_dcmtk "$program" || echo "$program"
     done
+    PATH="$PATH:/usr/sbin" type -p Orthanc >/dev/null || echo Orthanc  # /usr/sbin is not on everybody's PATH
+}
+
+packages() {  # the Debian packages that these programs are in
+    local program
+    for program in "$@"; do
+        [ "$program" = Orthanc ] && echo orthanc || echo dcmtk
+    done | sort -u
+}
+
+without_services() {  # run a command during which Debian starts no service (policy-rc.d, Debian Policy 9.3.3.1)
+    if [ ! -e "$POLICY" ]; then
+        trap 'rm -f "$POLICY"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+        chmod 755 "$POLICY"
+    fi
+    "$@"
+}
+
+install_packages() {
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" || return 1
+    if [[ " $* " == *" orthanc "* ]]; then
+        update-rc.d orthanc disable
+    fi
 }
 
 lacking=$(missing)
 [ -z "$lacking" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "peers: installing dcmtk"
+    wanted=$(packages $lacking)
+    echo "peers: installing" $wanted
     log=$(mktemp)
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends dcmtk; } >"$log" 2>&1 \
+    without_services install_packages $wanted >"$log" 2>&1 \
         || { tail -n 5 "$log" >&2; echo "peers: apt-get failed" >&2; }
     rm -f "$log"
     lacking=$(missing)
@@ -32,7 +61,8 @@ fi
 
 if [ -n "$lacking" ]; then
     echo "=====================================================================================" >&2
-    echo "peers: NOT installed: $(echo $lacking). Every test that needs them will be SKIPPED." >&2
-    echo "       On Debian or Ubuntu: sudo apt-get install dcmtk" >&2
+    echo "peers: NOT installed:" $lacking >&2
+    echo "       Every test that needs one of them will be SKIPPED, and counted at the end." >&2
+    echo "       On Debian or Ubuntu: sudo apt-get install" $(packages $lacking) >&2
     echo "=====================================================================================" >&2
 fi

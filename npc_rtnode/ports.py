@@ -100,6 +100,9 @@ class SeriesReader(Protocol):
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance is marked as a quality-control phantom (PS3.3 C.7.1.1, C.7.6.1)."""
 
+    def references(self, file: Path) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the images that one RTSTRUCT references, each once; raises Unreadable."""
+
 
 class Predictor(Protocol):
     """The one door to the model, in a killable child process."""
@@ -170,6 +173,9 @@ class StudyPages(Protocol):
 
     def settled(self, now: datetime) -> list[OpenStudy]:
         """Studies with a complete series of which nothing more is coming."""
+
+    def whereabouts(self, sop_uids: Sequence[str]) -> dict[str, int]:
+        """Of these instances, each that was received, with the newest series revision that took it in."""
 
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record verdicts and decisions in one transaction; False, and nothing, when one of the series has changed."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
 from tests.peers import REQUIRED, find_peer
+
+NOT_INSTALLED = "not installed: "
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -16,7 +19,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [program for program in wanted if find_peer(program) is None]
     if missing:
         verdict = pytest.fail if REQUIRED else pytest.skip
-        verdict(f"not installed: {', '.join(missing)} (deploy/peers.sh)")
+        verdict(f"{NOT_INSTALLED}{', '.join(missing)} (deploy/peers.sh)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped for want of a peer is counted where nobody can overlook it."""
+    skipped = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    missing = Counter(reason for reason in skipped if NOT_INSTALLED in reason)
+    if missing:
+        terminalreporter.section(
+            f"{missing.total()} tests SKIPPED: other makers' programs are missing", sep="!", red=True
+        )
+    for reason, count in missing.most_common():
+        terminalreporter.write_line(f"{count:>5}  {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(autouse=True)

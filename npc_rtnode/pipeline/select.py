@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from npc_rtnode import log
 from npc_rtnode.domain.identifiers import input_digest, work_key
@@ -25,6 +26,7 @@ from npc_rtnode.domain.records import (
     WorkIdentity,
     WorkOrder,
 )
+from npc_rtnode.domain.references import STRUCTURE_SET, judge_references
 from npc_rtnode.domain.retry import describe
 from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.domain.selection import Candidate, Outcome, Standing, decide, stand
@@ -81,9 +83,9 @@ class Policy:
         work = WorkIdentity(series.series_uid, input_digest(series.inputs), bundle.sha256, self.settings_hash)
         return WorkOrder(work, work_key(work), f"{bundle.name} {bundle.version}", indication)
 
-    def judge(self, series: OpenSeries, attributes: SeriesAttributes) -> Judged:
-        """The series for itself: the rules' verdicts, and for whom it is."""
-        verdicts = self.rules.evaluate(attributes)
+    def judge(self, series: OpenSeries, attributes: SeriesAttributes, known: Sequence[Verdict] = ()) -> Judged:
+        """The series for itself: the verdicts `known` already, the rules', and for whom it is."""
+        verdicts = (*known, *self.rules.evaluate(attributes))
         called = series.called_ae in self.npc_called_aes
         said = _SAID_SO if any(reason.startswith(_INDICATION) for reason in series.waived) else None
         indication = judge_indication(called, texts_of(attributes), self.indication_text, said)
@@ -154,7 +156,7 @@ class Selector:
 
     def _read(self, series: OpenSeries) -> Judged:
         try:
-            return self._policy.judge(series, self._attributes(series))
+            return self._policy.judge(series, self._attributes(series), self._references(series))
         except Unreadable as error:
             verdict = Verdict("instances can be read", Truth.FALSE, error.detail)
             reasons = (f"{error.code}: {error.detail}",)
@@ -174,6 +176,16 @@ class Selector:
     def _attributes(self, series: OpenSeries) -> SeriesAttributes:
         files = [self._spool.path(sha256) for _, sha256 in series.inputs]
         return self._reader.attributes(files, self._policy.keywords())
+
+    def _references(self, series: OpenSeries) -> list[Verdict]:
+        """Where the images lie that a structure set was drawn on; other series reference nothing that is asked for."""
+        if series.modality != STRUCTURE_SET:
+            return []
+        return [self._matched(self._spool.path(sha256)) for _, sha256 in series.inputs]
+
+    def _matched(self, structure_set: Path) -> Verdict:
+        named = self._reader.references(structure_set)
+        return judge_references(named, self._pages.whereabouts(named))
 
 
 def _decided(judged: Judged, standing: Standing | None) -> tuple[Event, tuple[str, ...]]:

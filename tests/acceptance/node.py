@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from sqlalchemy import inspect, select
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.queries import Queries
-from npc_rtnode.adapters.database.tables import AssociationRow, EventRow, InstanceRow, Table
+from npc_rtnode.adapters.database.tables import AssociationRow, EventRow, InstanceRow, SeriesRow, StudyRow, Table
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.app import Station
 from npc_rtnode.errors import NotFound
@@ -42,6 +42,8 @@ START_S = STOP_S = 60.0
 CLI_S = 120.0
 GONE_S = 5.0
 """Children of a supervisor that has ended, or was killed, have this long to end by themselves."""
+_MOVING = {"RECEIVING", "COMPLETE", "QUEUED", "PREDICTING", "PREDICTED", "WRITING", "WRITTEN"}
+"""The states of series and jobs in which more will happen by itself."""
 Role = Literal["receive", "work"]
 View = dict[str, Any]
 
@@ -262,10 +264,28 @@ class Node:
         with self._sessions.reading() as session:
             return list(session.scalars(select(AssociationRow)))
 
+    def fed_by(self, associations: Iterable[str]) -> list[View]:
+        """The series revisions that took instances in from these associations, in order, with all that is known."""
+        fed = select(InstanceRow.series_id).where(InstanceRow.association_id.in_(list(associations))).distinct()
+        with self._sessions.reading() as session:
+            wanted = set(session.scalars(fed))
+            uids = select(StudyRow.study_uid).join(SeriesRow).where(SeriesRow.id.in_(wanted)).distinct()
+            found = [series for uid in session.scalars(uids) for series in self.series(uid)]
+        return sorted((view for view in found if view["series"] in wanted), key=lambda view: int(view["series"]))
+
+    def settled(self) -> bool:
+        """Whether nothing at all is under way any more."""
+        counts = self.queries.counts()
+        return not (_MOVING & (set(counts["series"]) | set(counts["jobs"])))
+
     def instances(self) -> dict[str, InstanceRow]:
         """Every instance that the ledger has, by SOP Instance UID."""
+        return {row.sop_uid: row for row in self.instance_rows()}
+
+    def instance_rows(self) -> list[InstanceRow]:
+        """Every instance that the ledger has; conflicting contents have a row each."""
         with self._sessions.reading() as session:
-            return {row.sop_uid: row for row in session.scalars(select(InstanceRow))}
+            return list(session.scalars(select(InstanceRow)))
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table, to compare before and after."""
@@ -313,9 +333,8 @@ class Node:
 
     def final(self, uid: str) -> bool:
         """Whether nothing of this study is under way any more."""
-        moving = {"QUEUED", "PREDICTING", "PREDICTED", "WRITING", "WRITTEN"}
         states = self.states(uid)
-        return bool(states) and not {"RECEIVING", "COMPLETE"} & set(states) and not moving & set(self.job_states(uid))
+        return bool(states) and not _MOVING & {*states, *self.job_states(uid)}
 
     def delivered(self, uid: str, seconds: float = 120) -> View:
         """Wait until the study's jobs have ended; the last one, which must be DELIVERED."""

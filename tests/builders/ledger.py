@@ -70,14 +70,19 @@ class Ledger:
         return self.now
 
     def receive(
-        self, sop_uid: str, series_uid: str = "1.2.3", content: str = "", study_uid: str = "1.2"
+        self,
+        sop_uid: str,
+        series_uid: str = "1.2.3",
+        content: str = "",
+        study_uid: str = "1.2",
+        modality: str = "MR",
     ) -> StoreOutcome:
         """One instance; `content` stands for its bytes."""
-        return self.intake.record(self.arrival(sop_uid, series_uid, content, study_uid), self.now)
+        return self.intake.record(self.arrival(sop_uid, series_uid, content, study_uid, modality), self.now)
 
-    def arrival(self, sop_uid: str, series_uid: str, content: str, study_uid: str) -> Arrival:
+    def arrival(self, sop_uid: str, series_uid: str, content: str, study_uid: str, modality: str = "MR") -> Arrival:
         """One instance as the receive stage hands it over."""
-        identity = InstanceIdentity(MR, sop_uid, study_uid, series_uid, "MR")
+        identity = InstanceIdentity(MR, sop_uid, study_uid, series_uid, modality)
         received = ReceivedInstance(self.association, MR, sop_uid, "1.2.840.10008.1.2.1", b"")
         return Arrival(identity, received, digest_of([sop_uid, content]), 100)
 
@@ -87,10 +92,10 @@ class Ledger:
         self.association = AssociationInfo(f"{self.association.association_id}+", "PACS", "NPC_RTNODE", "127.0.0.1")
         self.intake.association_opened(self.association, self.now)
 
-    def complete_series(self, count: int = 3, series_uid: str = "1.2.3") -> OpenSeries:
+    def complete_series(self, count: int = 3, series_uid: str = "1.2.3", modality: str = "MR") -> OpenSeries:
         """`count` instances received, the association released, quiet, closed as whole."""
         for number in range(1, count + 1):
-            self.receive(f"{series_uid}.{number}", series_uid)
+            self.receive(f"{series_uid}.{number}", series_uid, modality=modality)
         self.end()
         self.later(QUIET_S + 1)
         (quiet,) = [series for series in self.series.quiet(self.now) if series.series_uid == series_uid]

@@ -96,6 +96,7 @@ class FakeReader:
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     phantom: bool = False
     error: Exception | None = None
+    named: tuple[str, ...] = ()
 
     def headers(self, files: Sequence[Path]) -> list[SliceHeader]:
         """The headers that were set."""
@@ -121,6 +122,10 @@ class FakeReader:
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """As set."""
         return self.phantom
+
+    def references(self, file: Path) -> tuple[str, ...]:
+        """As set."""
+        return self.named
 
 
 @dataclass

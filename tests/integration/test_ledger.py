@@ -640,3 +640,13 @@ def test_a_series_judged_unfit_calls_its_unsent_result_off(ledger: Ledger) -> No
     ledger.choose(again, Event.SET_ASIDE, ("plane: coronal",))
     assert ledger.job_state() == "CANCELLED"
     assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+
+
+class TestWhereabouts:
+    def test_each_instance_that_is_here_is_found_in_its_newest_revision(self, ledger: Ledger) -> None:
+        """What was received is named with its series, what was not is left out, however many are asked for."""
+        ledger.complete_series(count=2)
+        ledger.complete_series(count=1, series_uid="1.2.4")
+        asked = [f"9.{number}" for number in range(1200)]
+        assert ledger.studies.whereabouts([*asked, "1.2.3.2", "1.2.4.1"]) == {"1.2.3.2": 1, "1.2.4.1": 2}
+        assert ledger.studies.whereabouts([]) == {}

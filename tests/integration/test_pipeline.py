@@ -303,6 +303,26 @@ class TestSelect:
         ledger.desk.release(ledger.study(), ledger.word(), Only(series=2))
         assert self.choose(ledger, ELIGIBLE)["state"] == "SELECTED"
 
+    @pytest.mark.parametrize(
+        ("named", "said"),
+        [
+            (("1.2.3.1", "1.2.3.2"), "structure set: matched 2 of 2 referenced images, in series 1"),
+            (("1.2.3.1", "9.9"), "structure set: matched 1 of 2 referenced images, in series 1; 1 not here"),
+            ((), "structure set: it references no image"),
+        ],
+    )
+    def test_a_structure_set_is_set_aside_with_its_images(
+        self, ledger: Ledger, named: tuple[str, ...], said: str
+    ) -> None:
+        """An RTSTRUCT starts no job though every rule were true, and its first reason says where its images lie."""
+        ledger.complete_series()
+        ledger.complete_series(count=1, series_uid="1.2.5", modality="RTSTRUCT")
+        reader = FakeReader(STACK, ELIGIBLE, named=named)
+        Selector(ledger.studies, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now).run()
+        _, series = ledger.queries.study(ledger.study())["series"]
+        assert (series["state"], series["jobs"]) == ("SET_ASIDE", [])
+        assert series["reasons"][0] == said
+
     def test_an_unstated_indication_holds(self, ledger: Ledger) -> None:
         """A perfect series of a study that nobody called NPC is held for a person."""
         ledger.complete_series()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move
 from npc_rtnode.adapters.database.series import call_off, open_series, queue_job
-from npc_rtnode.adapters.database.tables import SeriesRow, StudyRow, VerdictRow
+from npc_rtnode.adapters.database.tables import InstanceRow, SeriesRow, StudyRow, VerdictRow
 from npc_rtnode.domain.lifecycle import Event, SeriesState
 from npc_rtnode.domain.records import Choice, OpenSeries, OpenStudy, Verdict
 from npc_rtnode.domain.selection import TIE
 from npc_rtnode.domain.settling import Calm
+
+ASKED_AT_ONCE = 500
+"""Instances that one statement looks for: it takes a limited number of parameters."""
 
 
 class StudyLedger:
@@ -37,6 +40,11 @@ class StudyLedger:
         with self._sessions.reading() as session:
             times = [calm_of(row).settles_at(self._quiet_s) for row in _waiting(session)]
             return min((at for at in times if at > now), default=None)
+
+    def whereabouts(self, sop_uids: Sequence[str]) -> dict[str, int]:
+        """Of these instances, each that was received, with the newest series revision that took it in."""
+        with self._sessions.reading() as session:
+            return {uid: series for part in _portions(sop_uids) for uid, series in session.execute(_homes(part))}
 
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
@@ -101,3 +109,12 @@ def _record(session: Session, row: SeriesRow, choice: Choice, now: datetime) -> 
 
 def _verdict(row: SeriesRow, verdict: Verdict, now: datetime) -> VerdictRow:
     return VerdictRow(series_id=row.id, rule=verdict.rule[:200], truth=verdict.truth, because=verdict.because, at=now)
+
+
+def _homes(sop_uids: Sequence[str]) -> Select[str, int]:
+    newest = func.max(InstanceRow.series_id)
+    return select(InstanceRow.sop_uid, newest).where(InstanceRow.sop_uid.in_(sop_uids)).group_by(InstanceRow.sop_uid)
+
+
+def _portions(sop_uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (sop_uids[start : start + ASKED_AT_ONCE] for start in range(0, len(sop_uids), ASKED_AT_ONCE))

@@ -33,6 +33,7 @@ from npc_rtnode.adapters.dicom.elements import (
 )
 from npc_rtnode.adapters.dicom.frames import FRAME_KEYWORDS, Slice, classic_value, slices_in, traits_of
 from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, decoded_frames, form_of
+from npc_rtnode.adapters.dicom.references import referenced_images
 from npc_rtnode.domain.geometry import MOST_FRAMES, StackJudgement, Volume, judge_stack, plane_of, stack_of
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.pixels import PixelForm, fill_padding, refuse_unusable
@@ -116,6 +117,10 @@ class DicomSeriesReader:
     def is_phantom(self, files: Sequence[Path]) -> bool:
         """Whether every instance says it shows no patient: QualityControlSubject or QualityControlImage is YES."""
         return bool(files) and _all_phantom(read_elements(path, _QUALITY_KEYWORDS) for path in files)
+
+    def references(self, file: Path) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the images that one RTSTRUCT references, each once; raises Unreadable."""
+        return referenced_images(file)
 
 
 def _files(files: Sequence[Path], keywords: Sequence[str]) -> Iterator[_File]:
