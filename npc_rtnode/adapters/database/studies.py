@@ -41,13 +41,14 @@ class StudyLedger:
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
 
-        A series that is held as it was before is left alone.
+        A series that is held as it was before is left alone. Rows are locked in the order of their numbers.
         """
+        by_number = sorted(judged, key=lambda item: item[0].series_id)
         with self._sessions.writing() as session:
-            rows = [session.get_one(SeriesRow, series.series_id, with_for_update=True) for series, _ in judged]
-            if any(row.state != series.state for row, (series, _) in zip(rows, judged, strict=True)):
+            rows = [session.get_one(SeriesRow, series.series_id, with_for_update=True) for series, _ in by_number]
+            if any(row.state != series.state for row, (series, _) in zip(rows, by_number, strict=True)):
                 return False
-            for row, (_, choice) in zip(rows, judged, strict=True):
+            for row, (_, choice) in zip(rows, by_number, strict=True):
                 _record(session, row, choice, now)
             return True
 
