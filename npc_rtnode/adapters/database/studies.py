@@ -17,6 +17,9 @@ from npc_rtnode.domain.records import Choice, OpenSeries, OpenStudy, Verdict
 from npc_rtnode.domain.selection import TIE
 from npc_rtnode.domain.settling import Calm
 
+JUDGED = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE}
+"""What a choice makes of a series."""
+
 
 class StudyLedger:
     """Reads studies that wait for a choice among their series, and records it."""
@@ -37,6 +40,17 @@ class StudyLedger:
         with self._sessions.reading() as session:
             times = [calm_of(row).settles_at(self._quiet_s) for row in _waiting(session)]
             return min((at for at in times if at > now), default=None)
+
+    def judged(self, since: datetime) -> list[OpenStudy]:
+        """Studies first received since then, with every series that was judged as if it still had to be."""
+        with self._sessions.reading() as session:
+            rows = session.scalars(select(StudyRow).where(StudyRow.first_received_at >= since).order_by(StudyRow.id))
+            found = [(row.reference, [one for one in row.series if one.state in JUDGED]) for row in rows]
+            return [
+                OpenStudy(reference, tuple(open_series(session, one) for one in series))
+                for reference, series in found
+                if series
+            ]
 
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
