@@ -111,6 +111,11 @@ class Station:
         return Queries(self.sessions, self.settings.select.study_quiet_s)
 
     @cached_property
+    def studies(self) -> StudyLedger:
+        """Studies whose series are compared."""
+        return StudyLedger(self.sessions, self.settings.select.study_quiet_s)
+
+    @cached_property
     def desk(self) -> Desk:
         """An operator's deeds."""
         return Desk(self.sessions)
@@ -184,7 +189,6 @@ class WorkRole:
         schema.require_head(self._station.engine)
         self._pages = WorkLedger(self._station.sessions)
         self._series = SeriesLedger(self._station.sessions)
-        self._studies = StudyLedger(self._station.sessions, settings.select.study_quiet_s)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
         self._sender = DicomSender()
@@ -240,11 +244,11 @@ class WorkRole:
 
     def _select(self) -> Callable[[], int]:
         policy = self._station.policy(self._predictor)
-        selector = Selector(self._studies, self._station.spool, self._reader, policy, utc_now)
+        selector = Selector(self._station.studies, self._station.spool, self._reader, policy, utc_now)
 
         def look() -> int:
             judged = selector.run()
-            if due := self._studies.next_settling(utc_now()):
+            if due := self._station.studies.next_settling(utc_now()):
                 self._metronome.ring("select", due)
             return judged
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of, table
+from npc_rtnode.cli.replay import replay
 from npc_rtnode.domain.evaluation import shown
 from npc_rtnode.domain.indication import INDICATION_KEYWORDS, judge_indication, texts_of
 from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
@@ -19,6 +20,7 @@ from npc_rtnode.domain.selection import Candidate, Decision, Outcome, Standing, 
 from npc_rtnode.errors import NothingEligible, Unreadable
 
 app = typer.Typer(help="Selection rules.", no_args_is_help=True)
+app.command()(replay)
 
 _TOLD = ("SeriesDescription", "SeriesNumber", "StudyInstanceUID")
 _WARNING = 3

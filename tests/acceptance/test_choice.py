@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_a_tie_is_held_until_a_person_picks_one(folder: Path, node: Node, scanne
     assert node.states(first.uid) == ["SET_ASIDE", "SELECTED"]
     assert reasons(node, first)["SET_ASIDE"] == f"OUTRANKED: a person picked series {numbers[1]}"
     assert len(tps.of_study(first.uid)) == 1
+
+
+def test_a_replay_over_the_ledger_finds_nothing_to_change_by_the_same_rules(node: Node, tmp_path: Path) -> None:
+    """The stored bytes judged again come to what was decided; rules that want a CT would change every choice."""
+    said = json.loads(node.cli("rules", "replay", "--json").stdout)
+    assert (said["series"], said["changed"]) == (4, [])
+    other = tmp_path / "ct.toml"
+    other.write_text(
+        'name = "ct"\nrole = "t1c"\n[[clauses]]\nname = "m"\ntag = "Modality"\nop = "equals"\nvalue = "CT"\n'
+    )
+    changed = json.loads(node.cli("rules", "replay", "--rules", str(other), "--json").stdout)["changed"]
+    assert [(one["was"], one["would_be"]) for one in changed] == [("SELECTED", "SET_ASIDE")] * 2
 
 
 def test_a_late_candidate_changes_nothing_that_was_delivered(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import typer
 
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.cli import offline, rules
-from npc_rtnode.errors import NothingEligible
+from npc_rtnode.errors import NothingEligible, Unreadable
 from npc_rtnode.settings import Settings
 from tests.builders.mr_series import make_series
 from tests.integration.test_cli_offline import Drawing
@@ -96,15 +97,34 @@ def test_nothing_eligible_is_told_after_the_table(tmp_path: Path, capsys: pytest
     assert "SET_ASIDE" in capsys.readouterr().out
 
 
-def test_a_series_that_cannot_be_read_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A torn file is told as such; the rest of the study is judged."""
+def test_a_torn_series_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files cut off in their headers are told as no stack; the rest of the study is judged."""
     write(tmp_path, a=SUPPRESSED, b=PLAIN)
     for path in sorted((tmp_path / "study-1" / "b").iterdir()):
         whole = path.read_bytes()
         path.write_bytes(whole[: whole.index(b"\x28\x00\x10\x00") + 10])
+    series = told(tmp_path, capsys)
+    assert (series[6]["choice"], series[5]["choice"]) == ("chosen", "set_aside")
+    assert series[5]["reasons"][0].startswith("stack: ")
+
+
+def test_a_series_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the reader refuses is told with its code."""
+    write(tmp_path, a=SUPPRESSED, b=PLAIN)
+    read = DicomSeriesReader.attributes
+
+    def refusing(self: DicomSeriesReader, files: Any, keywords: Any) -> Any:
+        if "b" in files[0].parts:
+            raise Unreadable("instance with digest 012345: struct.error")
+        return read(self, files, keywords)
+
+    monkeypatch.setattr(DicomSeriesReader, "attributes", refusing)
     rules.test(tmp_path, as_json=True)
     series = json.loads(capsys.readouterr().out)["series"]
-    assert sorted(one["choice"] for one in series) == ["chosen", "set_aside"]
+    assert [one["choice"] for one in series] == ["chosen", "set_aside"]
+    assert series[1]["reasons"][0].startswith("instances can be read: UNREADABLE: ")
 
 
 def test_run_does_the_chosen_series_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

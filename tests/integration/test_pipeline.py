@@ -14,6 +14,7 @@ from npc_rtnode.adapters.database.desk import Only
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.cli import studies
+from npc_rtnode.cli.replay import Rehearsal
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.records import (
@@ -391,6 +392,7 @@ class TestSelectInAStudy:
         },
         lambda keyword: {"Modality": "CS", "SeriesDescription": "LO", "EchoTime": "DS"}.get(keyword),
     )
+    unranked = replace(ranked, preferences=())
     plain, good, better = (
         {"Modality": "MR", "SeriesDescription": description, "EchoTime": echo, "StudyDescription": "MR NPC"}
         for description, echo in (("T1", 10.0), ("T1 C", 12.0), ("T1 C", 8.0))
@@ -567,6 +569,24 @@ class TestSelectInAStudy:
         study.desk.release(study.study(), study.word(), Only(series=1))
         assert self.select(study, **series)["s1"] == "HELD"
         assert "ROENTGEN" not in str(self.views(study))
+
+    def test_a_replay_tells_what_would_change_and_changes_nothing(self, study: Ledger) -> None:
+        """By the same rules nothing would; by rules without preferences the chosen one and the outranked one tie."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.plain, s2=self.good)
+        before = study.queries.history(study.study())
+        reader = StudyReader(STACK, series={"9.1": self.plain, "9.2": self.good})
+        for rules, would_be in (
+            (self.ranked, {1: "SET_ASIDE", 2: "SELECTED"}),
+            (self.unranked, {1: "HELD", 2: "HELD"}),
+        ):
+            pages = Rehearsal(study.studies.judged(NOON))
+            policy = Policy(rules, frozenset(), (r"\bNPC\b",), lambda: STATEMENT, SETTINGS)
+            Selector(pages, FakeSpool(), reader, policy, lambda: study.now).run()
+            assert {one["series"]: one["would_be"] for one in pages.found} == would_be
+            assert {one["series"]: one["was"] for one in pages.found} == {1: "SET_ASIDE", 2: "SELECTED"}
+        assert study.queries.history(study.study()) == before
+        assert study.studies.judged(NOON + timedelta(days=1)) == []
 
     def test_a_choice_on_a_study_that_has_changed_counts_for_nothing(self, study: Ledger) -> None:
         """A late slice that reopens one of the series makes the whole choice void; nothing of it is recorded."""

@@ -20,6 +20,9 @@ from npc_rtnode.domain.settling import Calm
 ASKED_AT_ONCE = 500
 """Instances that one statement looks for: it takes a limited number of parameters."""
 
+JUDGED = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE}
+"""What a choice makes of a series."""
+
 
 class StudyLedger:
     """Reads studies that wait for a choice among their series, and records it."""
@@ -46,16 +49,28 @@ class StudyLedger:
         with self._sessions.reading() as session:
             return {uid: series for part in _portions(sop_uids) for uid, series in session.execute(_homes(part))}
 
+    def judged(self, since: datetime) -> list[OpenStudy]:
+        """Studies first received since then, with every series that was judged as if it still had to be."""
+        with self._sessions.reading() as session:
+            rows = session.scalars(select(StudyRow).where(StudyRow.first_received_at >= since).order_by(StudyRow.id))
+            found = [(row.reference, [one for one in row.series if one.state in JUDGED]) for row in rows]
+            return [
+                OpenStudy(reference, tuple(open_series(session, one) for one in series))
+                for reference, series in found
+                if series
+            ]
+
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
 
-        A series that is held as it was before is left alone.
+        A series that is held as it was before is left alone. Rows are locked in the order of their numbers.
         """
+        by_number = sorted(judged, key=lambda item: item[0].series_id)
         with self._sessions.writing() as session:
-            rows = [session.get_one(SeriesRow, series.series_id, with_for_update=True) for series, _ in judged]
-            if any(row.state != series.state for row, (series, _) in zip(rows, judged, strict=True)):
+            rows = [session.get_one(SeriesRow, series.series_id, with_for_update=True) for series, _ in by_number]
+            if any(row.state != series.state for row, (series, _) in zip(rows, by_number, strict=True)):
                 return False
-            for row, (_, choice) in zip(rows, judged, strict=True):
+            for row, (_, choice) in zip(rows, by_number, strict=True):
                 _record(session, row, choice, now)
             return True
 
