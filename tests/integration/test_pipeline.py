@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +35,7 @@ from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.write import Letterhead, Writer
 from npc_rtnode.settings import ContentSettings, Destination
-from tests.builders.ledger import MR, QUIET_S, Ledger, make_ledger
+from tests.builders.ledger import MR, QUIET_S, Ledger
 from tests.fakes.pipeline import (
     STATEMENT,
     FakeObjects,
@@ -66,14 +64,6 @@ RULES = load_rules(
 )
 SETTINGS = "s" * 64
 ELIGIBLE = {"Modality": "MR", "ContrastBolusAgent": "Gd", "StudyDescription": "MR NPC"}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A fresh ledger."""
-    made = make_ledger(tmp_path)
-    yield made
-    made.engine.dispose()
 
 
 def barrier(ledger: Ledger, policy: RetryPolicy = COMPUTE) -> Barrier:
