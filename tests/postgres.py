@@ -111,6 +111,13 @@ class Server:
         with psycopg.connect(link, autocommit=True, connect_timeout=10) as connection:
             yield connection
 
+    def psql(self, *args: str, script: str) -> None:
+        """PostgreSQL's own shell as the administrator, stopping at the first error."""
+        link = f"postgresql://{ADMIN}:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+        command = [str(self._programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", link, *args]
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, **self._as_user)
+        assert done.returncode == 0, done.stderr
+
     # --- programs -----------------------------------------------------------------------------------------------------
 
     def _make(self) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -64,13 +65,16 @@ def _home(settings: Settings) -> Iterator[Check]:
 
 def _ledger(settings: Settings) -> Iterator[Check]:
     try:
-        station = Station(settings)
-        schema.require_head(station.engine)
-        health.require_rights(station.sessions)
-        counts, weak = station.queries.counts(), health.not_durable(station.engine)
+        with closing(Station(settings)) as station:
+            yield from _ledger_of(station)
     except (NodeError, OSError) as error:
         yield Check("ledger", FAULT, _coded(error), "`npc-rtnode db upgrade`; is the database up, and may we write?")
-        return
+
+
+def _ledger_of(station: Station) -> Iterator[Check]:
+    schema.require_head(station.engine)
+    health.require_rights(station.sessions)
+    counts, weak = station.queries.counts(), health.not_durable(station.engine)
     yield Check("ledger", GOOD, f"{station.engine.dialect.name}, schema at {schema.head()}, writable")
     if weak:
         yield Check(

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away while a scanner sends and the worker works: nothing acknowledged without a record, nothing lost."""
+"""PostgreSQL goes away while a scanner sends and the worker works: no Success without a record, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.hospital import SUCCESS, Destination, Scanner, Slice, Study, make_study, store
 from tests.acceptance.node import Node, View, example
 from tests.acceptance.test_kill9 import assert_all_there, assert_one_rtstruct
-from tests.postgres import Server
+from tests.postgres import PASSWORD, Server
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.postgres, pytest.mark.timeout(500)]
 
@@ -193,9 +193,7 @@ def test_connections_that_are_cut_in_the_middle(
 
 
 def test_the_journal_is_whole_and_no_password_was_said(server: Server, node: Node, warm: str) -> None:
-    """After all that `db check` finds schema and chain in order, and neither a log nor the CLI has said the password."""
-    from tests.postgres import PASSWORD
-
+    """After all that `db check` finds schema and chain in order, and neither log nor CLI has said the password."""
     for verb in (("db", "check"), ("db", "upgrade"), ("studies", "list"), ("doctor", "--quick")):
         done = node.cli(*verb)
         assert done.returncode in {0, 3}, done.stdout + done.stderr

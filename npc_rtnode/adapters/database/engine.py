@@ -28,10 +28,7 @@ FORSAKEN_S = 60
 WRITERS_LOCK = 0x6E7063
 """The number of the one advisory lock; a database is one ledger's, so nobody else's number can be the same."""
 
-_READING: Mapping[str, Mapping[str, Any]] = {
-    "sqlite": {},
-    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-}
+_READING: Mapping[str, Mapping[str, Any]] = {"sqlite": {}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 _NOT_SET_UP = {"InsufficientPrivilege", "UndefinedTable", "UndefinedColumn", "InvalidSchemaName"}
 
 

@@ -24,7 +24,7 @@ def require_rights(sessions: Sessions) -> None:
 
 
 def not_durable(engine: Engine) -> list[str]:
-    """Settings of a PostgreSQL server by which acknowledged instances are lost with the power; empty if there are none."""
+    """Settings of a PostgreSQL server that let power loss take acknowledged instances; empty where there are none."""
     if engine.dialect.name != "postgresql":
         return []
     with translated(), as_reader(engine).connect() as connection:
