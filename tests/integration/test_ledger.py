@@ -310,6 +310,16 @@ class TestWork:
         assert ledger.work.recover(ledger.later(30), ()) == 0
         assert ledger.work.recover_all(ledger.now) == 1
 
+    def test_work_that_nobody_has_in_hand_does_not_wait_for_its_lease(self, ledger: Ledger) -> None:
+        """A claim whose answer, or an end whose record, was lost with the database is taken back after a minute."""
+        ledger.queued_job()
+        asleep = ledger.work.claim_job(JobState.QUEUED, "infer", ledger.now, 3600)
+        assert asleep is not None
+        assert ledger.work.recover(ledger.later(59), ()) == 0
+        assert ledger.work.recover(ledger.later(1), {asleep.lease.token}) == 0
+        assert ledger.work.recover(ledger.now, ()) == 1
+        assert ledger.job_state() == "QUEUED"
+
     def test_a_clock_step_takes_nothing_from_a_living_worker(self, ledger: Ledger) -> None:
         """A lease that looks run out is left alone while its token is in hand in this process."""
         ledger.queued_job()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from npc_rtnode.adapters.database.desk import Only
+from npc_rtnode.adapters.database.tables import AssociationRow
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.records import (
     InstanceIdentity,
@@ -100,6 +101,25 @@ class TestReceive:
         receiver = self.receiver(ledger, FakeSpool(full=True))
         assert receiver.store(self.received(ledger)) is StoreOutcome.NO_RESOURCES
         assert ledger.queries.counts()["instances"] == 0
+
+    def test_an_end_that_was_not_recorded_is_made_up_for(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The ledger is away when the association ends: its true time, way and refused images are recorded later."""
+        receiver = self.receiver(ledger, FakeSpool(full=True))
+        receiver.store(self.received(ledger))
+
+        def away(*_: object) -> None:
+            raise LedgerUnavailable
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger.intake, "association_ended", away)
+            receiver.closed(ledger.association, "aborted")
+            assert receiver.catch_up() == 0
+        ended_at = ledger.now
+        ledger.later(7)
+        assert (receiver.catch_up(), receiver.catch_up()) == (1, 0)
+        with ledger.sessions.reading() as session:
+            row = session.get_one(AssociationRow, ledger.association.association_id)
+        assert (row.how, row.refused, row.ended_at) == ("aborted", ["1.2.3.1"], ended_at)
 
     def test_a_ledger_that_is_away_never_gives_success(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a row there is no Success, though the bytes are safe; the next try is."""
