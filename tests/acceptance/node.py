@@ -33,7 +33,7 @@ from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.tables import AssociationRow, EventRow, InstanceRow, SeriesRow, StudyRow, Table
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.app import Station
-from npc_rtnode.errors import NotFound
+from npc_rtnode.errors import LedgerUnavailable, NotFound
 from npc_rtnode.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -307,15 +307,19 @@ class Node:
     def story(self) -> str:
         """How every study stands, and what `serve` said last."""
         said = []
-        if (self.home / "ledger.db").exists() and self._has_tables():
+        if self._has_tables():
             for line in self.queries.studies():
                 said += [f"study {line['study']} {line['states']}"]
                 said += [f"  {self._brief(series)}" for series in self.queries.study(line["study"])["series"]]
         return "\n".join([*said, "--- serve said", self.log_tail()])
 
     def _has_tables(self) -> bool:
-        with self._sessions.reading() as session:
+        """Whether there is a ledger to be asked, be it SQLite's or a server's that is up."""
+        if not self.home.exists():
+            return False
+        with suppress(LedgerUnavailable), self._sessions.reading() as session:
             return bool(inspect(session.get_bind()).get_table_names())
+        return False
 
     @staticmethod
     def _brief(series: View) -> str:

@@ -1,20 +1,14 @@
-"""A ledger built by `upgrade head`, and the few moves that bring a series or a job to where a test begins."""
+"""The pages of a ledger, and the few moves that bring a series or a job to where a test begins."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 
 from sqlalchemy import Engine
 
-from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.desk import Desk, Word
-from npc_rtnode.adapters.database.engine import Sessions, open_engine
+from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
@@ -171,20 +165,3 @@ class Ledger:
     def series_states(self) -> list[str]:
         """The states of all revisions, oldest first."""
         return [series["state"] for series in self.queries.study(self.study())["series"]]
-
-
-def make_ledger(folder: Path) -> Ledger:
-    """A new SQLite ledger in `folder`, built by `upgrade head` (once a test process, then copied)."""
-    shutil.copy(_template(), folder / "ledger.db")
-    return Ledger(open_engine(f"sqlite:///{folder / 'ledger.db'}"))
-
-
-@cache
-def _template() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="npc-rtnode-ledger-")
-    atexit.register(folder.cleanup)
-    path = Path(folder.name) / "template.db"
-    engine = open_engine(f"sqlite:///{path}")
-    schema.upgrade(engine)
-    engine.dispose()
-    return path

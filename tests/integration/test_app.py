@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,30 @@ def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> Non
     first = home.site_key()
     assert Home(tmp_path / "home").site_key() == first
     assert (tmp_path / "home" / "site.key").stat().st_mode & 0o077 == 0
+
+
+def test_both_roles_read_the_same_whole_site_key(tmp_path: Path) -> None:
+    """Many that start on a new home at once all read one key of full length."""
+    home = Home(tmp_path / "home").made()
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: home.site_key(), range(64)))
+    assert [len(key) for key in keys] == [64]
+    assert [path.name for path in home.root.iterdir() if path.is_file()] == ["site.key"]
+
+
+def test_a_role_does_not_work_on_another_nodes_ledger(station: Station, settings: Settings, tmp_path: Path) -> None:
+    """Two homes on one database: the first that serves has it, the second is refused before it touches anything."""
+    station.take("work").release()
+    second = settings.model_copy(
+        update={
+            "node": settings.node.model_copy(update={"home": tmp_path / "second"}),
+            "database": settings.database.model_copy(update={"url": settings.database_url}),
+        }
+    )
+    stranger = Station(second)
+    with pytest.raises(ConfigFault, match="the ledger of another node"):
+        stranger.take("work")
+    stranger.close()
 
 
 def test_rules_must_choose_what_the_bundle_wants(station: Station) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from npc_rtnode.adapters.database.desk import Only
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.studies import StudyLedger
+from npc_rtnode.adapters.database.tables import AssociationRow
 from npc_rtnode.cli import studies
 from npc_rtnode.cli.replay import Rehearsal
 from npc_rtnode.domain.identifiers import digest_of
@@ -48,7 +49,7 @@ from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.write import Letterhead, Writer
 from npc_rtnode.settings import ContentSettings, Destination
-from tests.builders.ledger import MR, NOON, QUIET_S, Ledger, make_ledger
+from tests.builders.ledger import MR, NOON, QUIET_S, Ledger
 from tests.fakes.pipeline import (
     STATEMENT,
     FakeObjects,
@@ -77,14 +78,6 @@ RULES = load_rules(
 )
 SETTINGS = "s" * 64
 ELIGIBLE = {"Modality": "MR", "ContrastBolusAgent": "Gd", "StudyDescription": "MR NPC"}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A fresh ledger."""
-    made = make_ledger(tmp_path)
-    yield made
-    made.engine.dispose()
 
 
 def barrier(ledger: Ledger, policy: RetryPolicy = COMPUTE) -> Barrier:
@@ -121,6 +114,25 @@ class TestReceive:
         receiver = self.receiver(ledger, FakeSpool(full=True))
         assert receiver.store(self.received(ledger)) is StoreOutcome.NO_RESOURCES
         assert ledger.queries.counts()["instances"] == 0
+
+    def test_an_end_that_was_not_recorded_is_made_up_for(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The ledger is away when the association ends: its true time, way and refused images are recorded later."""
+        receiver = self.receiver(ledger, FakeSpool(full=True))
+        receiver.store(self.received(ledger))
+
+        def away(*_: object) -> None:
+            raise LedgerUnavailable
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger.intake, "association_ended", away)
+            receiver.closed(ledger.association, "aborted")
+            assert receiver.catch_up() == 0
+        ended_at = ledger.now
+        ledger.later(7)
+        assert (receiver.catch_up(), receiver.catch_up()) == (1, 0)
+        with ledger.sessions.reading() as session:
+            row = session.get_one(AssociationRow, ledger.association.association_id)
+        assert (row.how, row.refused, row.ended_at) == ("aborted", ["1.2.3.1"], ended_at)
 
     def test_a_ledger_that_is_away_never_gives_success(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a row there is no Success, though the bytes are safe; the next try is."""
@@ -580,7 +592,7 @@ class TestSelectInAStudy:
             (self.ranked, {1: "SET_ASIDE", 2: "SELECTED"}),
             (self.unranked, {1: "HELD", 2: "HELD"}),
         ):
-            pages = Rehearsal(study.studies.judged(NOON))
+            pages = Rehearsal(study.studies, NOON)
             policy = Policy(rules, frozenset(), (r"\bNPC\b",), lambda: STATEMENT, SETTINGS)
             Selector(pages, FakeSpool(), reader, policy, lambda: study.now).run()
             assert {one["series"]: one["would_be"] for one in pages.found} == would_be

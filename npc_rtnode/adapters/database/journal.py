@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.tables import DeliveryRow, EventRow, JobRow, SeriesRow
@@ -16,7 +16,6 @@ from npc_rtnode.domain.lifecycle import Event, after
 
 Living = SeriesRow | JobRow | DeliveryRow
 _SUBJECTS: Mapping[type[Living], str] = {SeriesRow: "series", JobRow: "job", DeliveryRow: "delivery"}
-_CHAIN_LOCK = 0x6E7063  # one advisory lock number for the event chain on PostgreSQL
 GENESIS = "0" * 64
 
 
@@ -52,9 +51,7 @@ def tell(session: Session, subject: str, subject_id: str, event: str, note: Note
 
 
 def append(session: Session, row: EventRow, note: Note) -> None:
-    """Chain one event on. Writers stand in line: SQLite by BEGIN IMMEDIATE, PostgreSQL by an advisory lock."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHAIN_LOCK})
+    """Chain one event on. Nobody else does at this moment: writers stand in line from their beginning (engine.py)."""
     row.at, row.actor, row.detail = note.at, note.actor, dict(note.detail or {})
     session.flush()
     row.previous_hash = session.scalar(select(EventRow.hash).order_by(EventRow.seq.desc()).limit(1)) or GENESIS
@@ -83,8 +80,9 @@ def event_hash(row: EventRow) -> str:
 def first_broken_link(session: Session) -> int | None:
     """The `seq` of the first event whose hash does not follow from the one before; None when the chain holds."""
     previous = GENESIS
-    for row in session.scalars(select(EventRow).order_by(EventRow.seq).execution_options(yield_per=1000)):
-        if row.previous_hash != previous or row.hash != event_hash(row):
-            return row.seq
-        previous = row.hash
+    with session.scalars(select(EventRow).order_by(EventRow.seq).execution_options(yield_per=1000)) as rows:
+        for row in rows:
+            if row.previous_hash != previous or row.hash != event_hash(row):
+                return row.seq
+            previous = row.hash
     return None

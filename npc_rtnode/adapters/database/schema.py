@@ -9,9 +9,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 import npc_rtnode
+from npc_rtnode.adapters.database.engine import as_reader, translated
 from npc_rtnode.adapters.database.tables import Table
 from npc_rtnode.errors import SchemaFault
 
@@ -31,8 +32,10 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the schema to this program's head; a no-op where it is there already."""
-    with engine.begin() as connection:
+    """Bring the schema to this program's head; a no-op where it is there already, or where another is just at it."""
+    with translated(), engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
         command.upgrade(_config(connection), "head")
 
 
@@ -49,7 +52,7 @@ def head() -> str:
 
 def current(engine: Engine) -> str | None:
     """The revision that the database is at."""
-    with engine.connect() as connection:
+    with translated(), as_reader(engine).connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -64,6 +67,6 @@ def require_head(engine: Engine) -> None:
 
 def differences(engine: Engine) -> list[str]:
     """Where the database and the tables disagree; empty when `alembic check` would pass."""
-    with engine.connect() as connection:
+    with translated(), as_reader(engine).connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return [str(difference) for difference in compare_metadata(context, Table.metadata)]

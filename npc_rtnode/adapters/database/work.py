@@ -33,6 +33,8 @@ from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Qua
 from npc_rtnode.errors import LeaseLost
 
 WorkRow = JobRow | DeliveryRow
+ABANDONED_S = 60
+"""Work begun this long ago that nobody has in hand: its claim or its end was cut off by a ledger that was away."""
 _ENDS: Mapping[type[Decision], Event] = {
     Postpone: Event.POSTPONED,
     GiveUp: Event.FAILED,
@@ -154,10 +156,10 @@ class WorkLedger:
             return len(lost)
 
     def recover(self, now: datetime, in_hand: Collection[str]) -> int:
-        """While running: work whose lease ran out with nobody at it (its end could not be recorded); how many."""
+        """While running: work that nobody has in hand, because its claim or its end could not be recorded; how many."""
         with self._sessions.writing() as session:
             lost = [row for row in _in_work(session) if row.lease_token not in in_hand]
-            gone = [row for row in lost if row.lease_until is None or row.lease_until <= now]
+            gone = [row for row in lost if _is_abandoned(session, row, now)]
             for row in gone:
                 _interrupt(session, row, now)
             return len(gone)
@@ -189,6 +191,14 @@ def _in_work(session: Session) -> list[WorkRow]:
     jobs = session.scalars(select(JobRow).where(JobRow.state.in_(sorted(WORKING["job"]))))
     sending = session.scalars(select(DeliveryRow).where(DeliveryRow.state.in_(sorted(WORKING["delivery"]))))
     return [*jobs, *sending]
+
+
+def _is_abandoned(session: Session, row: WorkRow, now: datetime) -> bool:
+    """A claim is in hand a moment after its commit; what stays out of hand is nobody's (a ledger has one worker)."""
+    if row.lease_until is None or row.lease_until <= now:
+        return True
+    begun = session.scalar(select(AttemptRow.started_at).where(AttemptRow.lease_token == row.lease_token))
+    return begun is not None and begun <= now - timedelta(seconds=ABANDONED_S)
 
 
 def _take(session: Session, row: WorkRow, stage: str, now: datetime, lease_s: float) -> Lease:
