@@ -92,7 +92,12 @@ class DatabaseSettings(_Section):
     """The ledger."""
 
     url: str = Field(
-        "", description="SQLAlchemy URL; empty means SQLite below home. PostgreSQL: postgresql+psycopg://…"
+        "",
+        description=(
+            "Empty means SQLite below home. PostgreSQL: postgresql+psycopg://npc_rtnode@db.example/npc_rtnode, the "
+            "password in ~/.pgpass, or after the user as :PASSWORD with @ : / % as %40 %3A %2F %25. "
+            "One database, one node."
+        ),
     )
 
 

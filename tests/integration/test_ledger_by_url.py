@@ -202,6 +202,7 @@ class TestLeastPrivilege:
     def test_the_nodes_role_does_the_nodes_work_and_no_more(self, node_url: str) -> None:
         """A study from its first instance to its delivery; the journal cannot be changed, no table made or emptied."""
         ledger = Ledger(open_engine(node_url))
+        schema.upgrade(ledger.engine)
         schema.require_head(ledger.engine)
         health.require_rights(ledger.sessions)
         ledger.written()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,22 @@ def newest_job(ledger: Ledger) -> dict[str, Any]:
     """The newest job as `studies show` tells it."""
     view = ledger.queries.study(ledger.study())
     return dict([job for series in view["series"] for job in series["jobs"]][-1])
+
+
+def test_an_attempt_whose_failure_cannot_be_recorded_is_out_of_hand(ledger: Ledger) -> None:
+    """Whatever the ledger raises while a failure is recorded, the work can be found again by `recover`."""
+    ledger.queued_job()
+    lease = ledger.in_hand(JobState.QUEUED, "infer").lease
+    ledger.work.recover_all(ledger.now)
+    here = Barrier(ledger.work, COMPUTE, lambda: ledger.now)
+
+    def broken(*_: object) -> None:
+        raise OSError
+
+    here = replace(here, pages=SimpleNamespace(failed=broken))  # type: ignore[arg-type]
+    with pytest.raises(OSError), here.attempt(lease, "study"):
+        raise Unreadable
+    assert here.in_hand == set()
 
 
 class TestReceive:
