@@ -91,7 +91,7 @@ def _job_line(job: View) -> str:
 
 def _deliveries(job: View) -> list[View]:
     return [
-        {**delivery, "kind": item["kind"], "detail": delivery["status"] or delivery["last_error"] or ""}
+        {**delivery, "kind": item["kind"], "detail": _last_said(delivery)}
         for item in job["objects"]
         for delivery in item["deliveries"]
     ]
@@ -184,8 +184,18 @@ def _object_story(item: View) -> list[str]:
 
 
 def _delivery_story(delivery: View) -> str:
-    when = delivery["sent_at"] or f"next try {delivery['due_at']}"
-    said = delivery["status"] or delivery["last_error"] or "not tried yet"
-    warning = " stored with warning" if delivery["warning"] else ""
-    tries = len(delivery["attempts"])
-    return f"    to {delivery['destination']:<14} {delivery['state']} {said}{warning}, {tries} attempts, {when}"
+    said, tries = _last_said(delivery) or "not tried yet", len(delivery["attempts"])
+    warning = " stored with warning" if delivery["warning"] and delivery["state"] == "SENT" else ""
+    when = _delivery_time(delivery)
+    return f"    to {delivery['destination']:<14} {delivery['state']} {said}{warning}, {tries} attempts{when}"
+
+
+def _last_said(delivery: View) -> str:
+    """The status of what is SENT; otherwise what went wrong last: an earlier sending's status is no answer to this one."""
+    return (delivery["status"] if delivery["state"] == "SENT" else delivery["last_error"]) or ""
+
+
+def _delivery_time(delivery: View) -> str:
+    if delivery["state"] == "PENDING":
+        return f", next try {delivery['due_at']}"
+    return f", last sent {delivery['sent_at']}" if delivery["sent_at"] else ""
