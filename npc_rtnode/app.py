@@ -28,7 +28,7 @@ from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.work import WorkLedger
-from npc_rtnode.adapters.dicom.structure import StructureReader
+from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -148,7 +148,7 @@ class ReceiveRole:
         schema.require_head(self._station.engine)
         site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
-        sink = Receiver(self._station.spool, self._intake, StructureReader(), utc_now)
+        sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
         self._listener = Listener(settings.listener, sink)
 
     def start(self) -> int:

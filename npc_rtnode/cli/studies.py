@@ -123,10 +123,20 @@ def _series_story(series: View) -> list[str]:
         *(_association_story(association) for association in series["associations"]),
         f"  called            {series['called_ae']}",
         f"  closed            {series['closed_because'] or 'not yet'}",
+        *(line for copies in series["conflicts"] for line in _conflict_story(copies)),
         *word,
         *(f"  reason            {reason}" for reason in series["reasons"]),
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
+    ]
+
+
+def _conflict_story(copies: list[View]) -> list[str]:
+    """The contents of one instance in conflict, the first first: what `release --keep` chooses from."""
+    return [
+        f"  {'in conflict' if number == 1 else '':<17} {number}: {copy['received_at']} from {copy['calling_ae']}, "
+        f"{copy['size']} bytes, {copy['sha256'][:12]}"
+        for number, copy in enumerate(copies, 1)
     ]
 
 
@@ -191,7 +201,7 @@ def _delivery_story(delivery: View) -> str:
 
 
 def _last_said(delivery: View) -> str:
-    """The status of what is SENT; otherwise what went wrong last: an earlier sending's status is no answer to this one."""
+    """The status of what is SENT; otherwise what went wrong last: an earlier sending's status answers nothing."""
     return (delivery["status"] if delivery["state"] == "SENT" else delivery["last_error"]) or ""
 
 

@@ -53,6 +53,7 @@ class Event(StrEnum):
 
     INSTANCE_STORED = "INSTANCE_STORED"
     CONFLICT_FOUND = "CONFLICT_FOUND"
+    SETTLED = "SETTLED"  # an operator says which of two contents counts
     CLOSED_WHOLE = "CLOSED_WHOLE"
     CLOSED_PARTIAL = "CLOSED_PARTIAL"
     SELECTED = "SELECTED"
@@ -122,7 +123,7 @@ SERIES: Life = {
         Event.SUPERSEDED: _S.SUPERSEDED,
         Event.RECONSIDERED: _S.COMPLETE,
     },
-    _S.QUARANTINED: {Event.RECONSIDERED: _S.RECEIVING},
+    _S.QUARANTINED: {Event.RECONSIDERED: _S.RECEIVING, Event.SETTLED: _S.RECEIVING},
     _S.SUPERSEDED: {},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import (
@@ -12,7 +13,7 @@ from npc_rtnode.domain.records import (
     ReceivedInstance,
     StoreOutcome,
 )
-from npc_rtnode.errors import DiskLow, LedgerUnavailable, Unreadable
+from npc_rtnode.errors import DiskLow, LedgerUnavailable, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
 
@@ -83,14 +84,33 @@ class Receiver:
             return StoreOutcome.OWN_OBJECT
         prefix = self._reader.file_prefix(received)
         sha256 = self._spool.keep([prefix, received.encoded])
-        outcome = self._pages.record(
-            Arrival(identity, received, sha256, len(prefix) + len(received.encoded)), self._clock()
-        )
+        arrival = Arrival(identity, received, sha256, len(prefix) + len(received.encoded))
+        arrival = self._compared(arrival, prefix)
+        outcome = self._pages.record(arrival, self._clock())
         if outcome is StoreOutcome.CONFLICT:
-            logger.error(
-                "conflicting contents under one SOP Instance UID: both kept, series quarantined", sha256=sha256
-            )
+            said = "conflicting contents under one SOP Instance UID: both kept, series quarantined"
+            logger.error(said, sha256=sha256, differs_in=list(arrival.differs_in))
         return outcome
+
+    def _compared(self, arrival: Arrival, prefix: bytes) -> Arrival:
+        """Beside the copies that were here before: the same image in another encoding, or in what it differs.
+
+        Two copies that come at the same moment do not see each other; the ledger then takes them for a conflict.
+        """
+        for kept in self._pages.copies(arrival.identity.sop_uid):
+            if kept == arrival.sha256:
+                return arrival
+            differs = self._differences(kept, prefix + arrival.received.encoded)
+            if not differs:
+                return replace(arrival, same_as=kept)
+            arrival = replace(arrival, differs_in=arrival.differs_in or differs)
+        return arrival
+
+    def _differences(self, kept: str, file: bytes) -> tuple[str, ...]:
+        try:
+            return self._reader.differences(self._spool.read(kept), file)
+        except (NotFound, Unreadable):
+            return ("the copy in the spool, which is gone or damaged",)
 
     def _refuse(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str) -> StoreOutcome:
         logger.warning("instance refused", outcome=outcome, because=reason)

@@ -1,8 +1,8 @@
 """A TPS that misbehaves on the wire, one fault a test: a running node, its real sending child, a real SCP behind.
 
 One study is delivered once; each fault then meets its stored objects on their way again (`resend`), to both
-destinations. Every time: the attempt ends within the wall clock, nothing counts as sent that was not proven, the archive
-is served meanwhile, and once the TPS is well the very same bytes are there, in as many copies as it was given.
+destinations. Every time: the attempt ends within the wall clock, nothing counts as sent that was not proven, the
+archive is served meanwhile, and once the TPS is well the very same bytes are there, in as many copies as it was given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 TIMEOUT_S, WALL_CLOCK_S = 2, 6
 START_AND_KILL_S = 6.0
-"""On a busy machine the sending child takes its time to start and to be collected; the wall clock runs from its start."""
+"""On a busy machine the sending child takes its time to start and to be collected."""
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def heal_and_check(owed: Owed, tps: Destination, line: Wire) -> None:
 def test_a_bad_wire(
     node: Node, study: Study, tps: Destination, line: Wire, behave: Behaviour, code: str, stored: int
 ) -> None:
-    """The attempt ends in time, is named, is not taken for sent; its process is gone; the archive is served meanwhile."""
+    """The attempt ends in time, is named, counts for nothing, its process is gone; the archive is served meanwhile."""
     worker = node.role_pid("work")
     was = children(worker), threads(worker), files(worker)
     copies = len(tps.of_study(study.uid))
