@@ -40,7 +40,7 @@ def settings_of(config: Path | None) -> Settings:
 
 
 def out() -> Console:
-    """Where answers go; into a pipe or a file, tables are as wide as they need to be, so that grep finds whole words."""
+    """Where answers go; in a pipe or a file tables are as wide as they need, so that grep finds whole words."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
