@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -92,17 +92,28 @@ class Home:
         return lock
 
 
+@contextmanager
+def _home_faults(root: Path) -> Iterator[None]:
+    """A home that cannot be made is a matter of the set-up."""
+    try:
+        yield
+    except OSError as error:
+        todo = "give it to the node's user, or set node.home to a folder that this user may write to"
+        raise ConfigFault(f"node.home {root}: {error.strerror}: {todo}") from error
+
+
 class Station:
     """What every role and every admin verb shares: home, ledger, spool."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.home = Home(settings.node.home).made()
+        reserve = settings.listener.reserve_free_mb * MEGABYTE
+        with _home_faults(settings.node.home):
+            self.home = Home(settings.node.home).made()
+            self.spool = FileSpool(self.home.root / "spool", reserve)
+            self.outbox = FileSpool(self.home.root / "outbox", 0)
         self.engine = open_engine(settings.database_url)
         self.sessions = Sessions(self.engine)
-        reserve = settings.listener.reserve_free_mb * MEGABYTE
-        self.spool = FileSpool(self.home.root / "spool", reserve)
-        self.outbox = FileSpool(self.home.root / "outbox", 0)
 
     @cached_property
     def queries(self) -> Queries:

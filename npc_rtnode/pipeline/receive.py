@@ -13,6 +13,7 @@ from npc_rtnode.domain.records import (
     ReceivedInstance,
     StoreOutcome,
 )
+from npc_rtnode.domain.retry import describe
 from npc_rtnode.errors import DiskLow, LedgerUnavailable, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
@@ -71,7 +72,7 @@ class Receiver:
         except Unreadable as error:
             return self._refuse(received, StoreOutcome.UNREADABLE, error.detail)
         except (DiskLow, LedgerUnavailable) as error:
-            logger.error("instance not taken, the sender should try again", because=error.code)
+            logger.error("instance not taken, the sender should try again", because=describe(error))
             return StoreOutcome.NO_RESOURCES
 
     def _store(self, received: ReceivedInstance) -> StoreOutcome:

@@ -13,7 +13,9 @@ import pytest
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.prediction import Answer, Prediction
-from npc_rtnode.errors import DiskLow
+from npc_rtnode.domain.records import StoreOutcome
+from npc_rtnode.errors import DiskLow, LedgerUnavailable
+from tests.builders.ledger import make_ledger
 from tests.fakes.disk import MEGABYTE, PAGE, SmallDisk
 from tests.fakes.pipeline import STATEMENT
 
@@ -103,3 +105,19 @@ def test_a_prediction_that_finds_no_room(disk: SmallDisk) -> None:
         folder.save("a" * 64, ANSWER)
     assert folder.load("a" * 64) is not None
     assert parts(disk.place) == []
+
+
+def test_a_ledger_that_finds_no_room(disk: SmallDisk) -> None:
+    """SQLITE_FULL is LedgerUnavailable in words; nothing of that transaction is there, and with room it goes in."""
+    ledger = make_ledger(disk.place)
+    ledger.receive("1.2.3.0")
+    disk.leave(0)
+    numbers = iter(range(1, 5000))
+    with pytest.raises(LedgerUnavailable, match="SQLITE_FULL: the disk under it is full; make space"):
+        all(ledger.receive(f"1.2.3.{number}") for number in numbers)
+    refused = next(numbers) - 1
+    assert ledger.queries.counts()["instances"] == refused, "numbers 0 to the one before it"
+    disk.leave(4 * MEGABYTE)
+    assert ledger.receive(f"1.2.3.{refused}") is StoreOutcome.STORED
+    assert ledger.queries.chain_is_whole()
+    ledger.engine.dispose()

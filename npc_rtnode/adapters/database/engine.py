@@ -18,6 +18,15 @@ BUSY_TIMEOUT_S = 10
 """How long a writer waits for another before the sender is asked to try again (intake.md 1.5)."""
 
 
+_SQLITE_WORDS = {
+    "SQLITE_BUSY": "another process holds it",
+    "SQLITE_CANTOPEN": "its file cannot be opened by this user",
+    "SQLITE_FULL": "the disk under it is full; make space",
+    "SQLITE_IOERR_WRITE": "the disk under it does not take what is written",
+    "SQLITE_READONLY": "its file cannot be written by this user",
+}
+
+
 def open_engine(url: str) -> Engine:
     """An engine for the ledger; nothing is connected yet."""
     parsed = make_url(url)
@@ -76,8 +85,14 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise LedgerUnavailable(type(error.orig).__name__) from error
+        raise LedgerUnavailable(_cause(error)) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise LedgerUnavailable(type(error.orig).__name__) from error
+            raise LedgerUnavailable(_cause(error)) from error
         raise
+
+
+def _cause(error: DBAPIError) -> str:
+    """SQLite's own name for it with our words, else the type: a driver's words may hold values."""
+    name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
+    return f"{name}: {_SQLITE_WORDS[name]}." if name in _SQLITE_WORDS else f"{name}."

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 import npc_rtnode
+from npc_rtnode.adapters.database.engine import translated
 from npc_rtnode.adapters.database.tables import Table
 from npc_rtnode.errors import SchemaFault
 
@@ -32,7 +33,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 def upgrade(engine: Engine) -> None:
     """Bring the schema to this program's head; a no-op where it is there already."""
-    with engine.begin() as connection:
+    with translated(), engine.begin() as connection:
         command.upgrade(_config(connection), "head")
 
 
@@ -49,7 +50,7 @@ def head() -> str:
 
 def current(engine: Engine) -> str | None:
     """The revision that the database is at."""
-    with engine.connect() as connection:
+    with translated(), engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
