@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,7 +31,7 @@ from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
-from npc_rtnode.adapters.dicom.structure import StructureReader
+from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -100,17 +100,28 @@ class Home:
         return lock
 
 
+@contextmanager
+def _home_faults(root: Path) -> Iterator[None]:
+    """A home that cannot be made is a matter of the set-up."""
+    try:
+        yield
+    except OSError as error:
+        todo = "give it to the node's user, or set node.home to a folder that this user may write to"
+        raise ConfigFault(f"node.home {root}: {error.strerror}: {todo}") from error
+
+
 class Station:
     """What every role and every admin verb shares: home, ledger, spool."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.home = Home(settings.node.home).made()
+        reserve = settings.listener.reserve_free_mb * MEGABYTE
+        with _home_faults(settings.node.home):
+            self.home = Home(settings.node.home).made()
+            self.spool = FileSpool(self.home.root / "spool", reserve)
+            self.outbox = FileSpool(self.home.root / "outbox", 0)
         self.engine = open_engine(settings.database_url)
         self.sessions = Sessions(self.engine)
-        reserve = settings.listener.reserve_free_mb * MEGABYTE
-        self.spool = FileSpool(self.home.root / "spool", reserve)
-        self.outbox = FileSpool(self.home.root / "outbox", 0)
 
     @cached_property
     def queries(self) -> Queries:
@@ -166,7 +177,7 @@ class ReceiveRole:
         schema.require_head(self._station.engine)
         site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
-        sink = Receiver(self._station.spool, self._intake, StructureReader(), utc_now)
+        sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
         self._listener = Listener(settings.listener, sink)
         self._metronome = Metronome([Tick("catch up", sink.catch_up, CATCH_UP_S)])
 

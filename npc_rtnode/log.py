@@ -9,11 +9,29 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import structlog
 
 _QUIET = ("pynetdicom", "pydicom", "rt_utils", "highdicom", "apscheduler", "alembic", "sqlalchemy", "matplotlib")
+
+
+class _Lossy:
+    """A stream on which a line that cannot be written (disk full, reader gone) is lost, and nothing else is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, or lose it."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def set_up(level: str, form: str) -> None:
@@ -30,7 +48,7 @@ def set_up(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Lossy(sys.stderr)),  # type: ignore[arg-type]  # it only prints
         cache_logger_on_first_use=False,
     )
 

@@ -84,6 +84,9 @@ class DatasetReader(Protocol):
     def file_prefix(self, received: ReceivedInstance) -> bytes:
         """Preamble, prefix and file meta group (PS3.10 7.1) that make the encoded bytes a DICOM file."""
 
+    def differences(self, first: bytes, second: bytes) -> tuple[str, ...]:
+        """Keywords of the elements in which two DICOM files differ; empty: the same image, however encoded."""
+
 
 class SeriesReader(Protocol):
     """Received files as values (adapters/dicom/series)."""
@@ -147,6 +150,9 @@ class IntakePages(Protocol):
 
     def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
         """Whether this UID is one of our own results; if so the return is counted."""
+
+    def copies(self, sop_uid: str) -> tuple[str, ...]:
+        """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
 
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
         """The instance's row, committed: STORED, DUPLICATE or CONFLICT."""

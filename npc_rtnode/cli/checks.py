@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npc_rtnode.adapters.database import health, schema
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from npc_rtnode.adapters.predictor import BundlePredictor
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
-GIGABYTE = 1024**3
+WORK_MB = 64
+"""Free space that a few results under way need; the spool has listener.reserve_free_mb for that."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,24 @@ def _home(settings: Settings) -> Iterator[Check]:
         yield Check("home", FAULT, f"{root} cannot be written by this user", "create it and give it to the node's user")
         return
     yield Check("home", GOOD, f"{root} is writable")
-    free = shutil.disk_usage(root if root.exists() else root.parent).free
-    reserve = settings.listener.reserve_free_mb * 1024**2
-    low = free < reserve
-    fix = "free space, or the node refuses instances with A700" if low else ""
-    yield Check(
-        "disk", FAULT if low else GOOD, f"{free / GIGABYTE:.1f} GB free, {reserve / GIGABYTE:.1f} GB reserved", fix
-    )
+    yield from _disks(root if root.exists() else root.parent, settings.listener.reserve_free_mb)
+
+
+def _disks(root: Path, reserve_mb: int) -> Iterator[Check]:
+    """The home's file system, and those of the folders in it that are mounted by themselves."""
+    yield _disk("disk", root, reserve_mb, "free space, or the node refuses instances with A700")
+    if (spool := root / "spool").is_mount():
+        yield _disk("disk of spool", spool, reserve_mb, "free space, or the node refuses instances with A700")
+    for folder in (root / "work", root / "outbox"):
+        if folder.is_mount():
+            yield _disk(f"disk of {folder.name}", folder, WORK_MB, "free space, or jobs wait as DISK_LOW")
+
+
+def _disk(name: str, folder: Path, wanted_mb: int, fix: str) -> Check:
+    free_mb = shutil.disk_usage(folder).free >> 20
+    low = free_mb <= wanted_mb
+    said = f"{free_mb} MB free, {wanted_mb} MB wanted free"
+    return Check(name, FAULT if low else GOOD, said, fix if low else "")
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:

@@ -19,6 +19,9 @@ from npc_rtnode.settings import Settings, load_settings
 
 NOTICE = "AI draft, not approved. Research use only; a radiation oncologist must review every contour."
 
+PIPE_WIDTH = 400
+"""Characters; nobody wraps lines for a program."""
+
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="NPC_RTNODE_CONFIG", help="Settings file (TOML); without it the defaults."),
@@ -37,8 +40,8 @@ def settings_of(config: Path | None) -> Settings:
 
 
 def out() -> Console:
-    """Where answers go."""
-    return Console(soft_wrap=True, highlight=False)
+    """Where answers go; in a pipe or a file tables are as wide as they need, so that grep finds whole words."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def err() -> Console:

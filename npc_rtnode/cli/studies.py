@@ -92,7 +92,7 @@ def _job_line(job: View) -> str:
 
 def _deliveries(job: View) -> list[View]:
     return [
-        {**delivery, "kind": item["kind"], "detail": delivery["status"] or delivery["last_error"] or ""}
+        {**delivery, "kind": item["kind"], "detail": _last_said(delivery)}
         for item in job["objects"]
         for delivery in item["deliveries"]
     ]
@@ -124,11 +124,21 @@ def _series_story(series: View) -> list[str]:
         *(_association_story(association) for association in series["associations"]),
         f"  called            {series['called_ae']}",
         f"  closed            {series['closed_because'] or 'not yet'}",
+        *(line for copies in series["conflicts"] for line in _conflict_story(copies)),
         *word,
         *([f"  now               {series['waits']}"] if series["waits"] else []),
         *(f"  reason            {reason}" for reason in series["reasons"]),
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
+    ]
+
+
+def _conflict_story(copies: list[View]) -> list[str]:
+    """The contents of one instance in conflict, the first first: what `release --keep` chooses from."""
+    return [
+        f"  {'in conflict' if number == 1 else '':<17} {number}: {copy['received_at']} from {copy['calling_ae']}, "
+        f"{copy['size']} bytes, {copy['sha256'][:12]}"
+        for number, copy in enumerate(copies, 1)
     ]
 
 
@@ -187,8 +197,18 @@ def _object_story(item: View) -> list[str]:
 
 
 def _delivery_story(delivery: View) -> str:
-    when = delivery["sent_at"] or f"next try {delivery['due_at']}"
-    said = delivery["status"] or delivery["last_error"] or "not tried yet"
-    warning = " stored with warning" if delivery["warning"] else ""
-    tries = len(delivery["attempts"])
-    return f"    to {delivery['destination']:<14} {delivery['state']} {said}{warning}, {tries} attempts, {when}"
+    said, tries = _last_said(delivery) or "not tried yet", len(delivery["attempts"])
+    warning = " stored with warning" if delivery["warning"] and delivery["state"] == "SENT" else ""
+    when = _delivery_time(delivery)
+    return f"    to {delivery['destination']:<14} {delivery['state']} {said}{warning}, {tries} attempts{when}"
+
+
+def _last_said(delivery: View) -> str:
+    """The status of what is SENT; otherwise what went wrong last: an earlier sending's status answers nothing."""
+    return (delivery["status"] if delivery["state"] == "SENT" else delivery["last_error"]) or ""
+
+
+def _delivery_time(delivery: View) -> str:
+    if delivery["state"] == "PENDING":
+        return f", next try {delivery['due_at']}"
+    return f", last sent {delivery['sent_at']}" if delivery["sent_at"] else ""

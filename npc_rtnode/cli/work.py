@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.conflicts import Keep
 from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
@@ -38,12 +39,17 @@ def release(
     reason: Reason,
     series: Annotated[int | None, typer.Option(help="One series, by its number in `studies show`.")] = None,
     job: Annotated[int | None, typer.Option(help="One job, by its number in `studies show`.")] = None,
+    keep: Annotated[
+        Keep | None,
+        typer.Option(help="For conflicting contents of a series: which of them counts; the others stay kept."),
+    ] = None,
     config: Config = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Let go one thing that is held. For a held series it is your word on the doubts told, and on no others."""
-    done = _station(config).desk.release(study, _word(reason, dry_run), Only(series, job))
+    desk, word, only = _station(config).desk, _word(reason, dry_run), Only(series, job)
+    done = desk.settle(study, keep, word, only) if keep else desk.release(study, word, only)
     lines(done, dry_run, as_json)
 
 

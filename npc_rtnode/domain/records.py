@@ -35,8 +35,8 @@ class StoreOutcome(StrEnum):
     """What became of one C-STORE; the listener's one table turns it into a status word."""
 
     STORED = "STORED"
-    DUPLICATE = "DUPLICATE"  # same SOP Instance UID, same bytes: nothing to do
-    CONFLICT = "CONFLICT"  # same UID, other bytes: both kept, series quarantined
+    DUPLICATE = "DUPLICATE"  # same SOP Instance UID, same bytes, or the same elements in another encoding
+    CONFLICT = "CONFLICT"  # same UID, other content: both kept, series quarantined
     OWN_OBJECT = "OWN_OBJECT"  # our own result coming back from a PACS that routes everything
     MISMATCH = "MISMATCH"  # data set and command disagree on class or instance
     UNREADABLE = "UNREADABLE"  # truncated, malformed or without identifying elements
@@ -77,12 +77,14 @@ class InstanceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One instance whose bytes are already safe in the spool."""
+    """One instance whose bytes are already safe in the spool, and how it compares with the copies before it."""
 
     identity: InstanceIdentity
     received: ReceivedInstance
     sha256: str
     size: int
+    same_as: str | None = None  # SHA-256 of a kept copy: the same elements, encoded in another way
+    differs_in: tuple[str, ...] = ()  # keywords of the elements in which it is not the copy that is kept
 
 
 # --- assemble, select -------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from npc_rtnode.errors import BundleFault, DiskLow, InferenceCrashed, NodeError,
 OTHER_ORDER = "bundle or settings have changed since the job was queued; its series is ordered anew"
 """Why a job is replaced instead of tried: it could only become something else than its work key says."""
 
+DISK_PAUSE_S = 60
+"""Work that found no room looks again after this: space comes back without anybody telling the node."""
+
 CRASH_LIMIT = 3
 """A piece of work whose worker died this often is quarantined: the input itself is the likely cause."""
 
@@ -69,7 +72,9 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     because = describe(error)
     if isinstance(error, NodeStopping):
         return Postpone(now, because, counts=False)
-    if isinstance(error, (DiskLow, BundleFault)):  # nothing is wrong with the work; it waits until the house is mended
+    if isinstance(error, DiskLow):  # nothing is wrong with the work; it waits until the house is mended
+        return Postpone(now + timedelta(seconds=DISK_PAUSE_S), because, counts=False)
+    if isinstance(error, BundleFault):  # the same, but a person will be longer about it
         return Postpone(now + timedelta(seconds=policy.longest_s), because, counts=False)
     if not (isinstance(error, NodeError) and error.transient):
         return GiveUp(because)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from npc_rtnode import log
@@ -14,7 +14,8 @@ from npc_rtnode.domain.records import (
     ReceivedInstance,
     StoreOutcome,
 )
-from npc_rtnode.errors import DiskLow, LedgerUnavailable, Unreadable
+from npc_rtnode.domain.retry import describe
+from npc_rtnode.errors import DiskLow, LedgerUnavailable, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
 from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
 
@@ -96,7 +97,7 @@ class Receiver:
         except Unreadable as error:
             return self._refuse(received, StoreOutcome.UNREADABLE, error.detail)
         except (DiskLow, LedgerUnavailable) as error:
-            logger.error("instance not taken, the sender should try again", because=error.code)
+            logger.error("instance not taken, the sender should try again", because=describe(error))
             return StoreOutcome.NO_RESOURCES
 
     def _store(self, received: ReceivedInstance) -> StoreOutcome:
@@ -109,14 +110,33 @@ class Receiver:
             return StoreOutcome.OWN_OBJECT
         prefix = self._reader.file_prefix(received)
         sha256 = self._spool.keep([prefix, received.encoded])
-        outcome = self._pages.record(
-            Arrival(identity, received, sha256, len(prefix) + len(received.encoded)), self._clock()
-        )
+        arrival = Arrival(identity, received, sha256, len(prefix) + len(received.encoded))
+        arrival = self._compared(arrival, prefix)
+        outcome = self._pages.record(arrival, self._clock())
         if outcome is StoreOutcome.CONFLICT:
-            logger.error(
-                "conflicting contents under one SOP Instance UID: both kept, series quarantined", sha256=sha256
-            )
+            said = "conflicting contents under one SOP Instance UID: both kept, series quarantined"
+            logger.error(said, sha256=sha256, differs_in=list(arrival.differs_in))
         return outcome
+
+    def _compared(self, arrival: Arrival, prefix: bytes) -> Arrival:
+        """Beside the copies that were here before: the same image in another encoding, or in what it differs.
+
+        Two copies that come at the same moment do not see each other; the ledger then takes them for a conflict.
+        """
+        for kept in self._pages.copies(arrival.identity.sop_uid):
+            if kept == arrival.sha256:
+                return arrival
+            differs = self._differences(kept, prefix + arrival.received.encoded)
+            if not differs:
+                return replace(arrival, same_as=kept)
+            arrival = replace(arrival, differs_in=arrival.differs_in or differs)
+        return arrival
+
+    def _differences(self, kept: str, file: bytes) -> tuple[str, ...]:
+        try:
+            return self._reader.differences(self._spool.read(kept), file)
+        except (NotFound, Unreadable):
+            return ("the copy in the spool, which is gone or damaged",)
 
     def _refuse(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str) -> StoreOutcome:
         logger.warning("instance refused", outcome=outcome, because=reason)

@@ -287,6 +287,12 @@ class Node:
         with self._sessions.reading() as session:
             return list(session.scalars(select(InstanceRow)))
 
+    def copies(self, sop_uid: str) -> list[str]:
+        """The SHA-256 of every content under a SOP Instance UID, in order of arrival."""
+        query = select(InstanceRow.sha256).where(InstanceRow.sop_uid == sop_uid).order_by(InstanceRow.id)
+        with self._sessions.reading() as session:
+            return list(session.scalars(query))
+
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table, to compare before and after."""
         with self._sessions.reading() as session:

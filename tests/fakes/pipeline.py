@@ -23,7 +23,7 @@ from npc_rtnode.domain.records import (
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
-from npc_rtnode.errors import DiskLow, NodeError, Unreadable
+from npc_rtnode.errors import DiskLow, NodeError, NotFound, Unreadable
 from npc_rtnode.settings import Destination
 
 STATEMENT = BundleStatement("fake", "1", "b" * 64, "clinical", "a fake", "AJCC 8th edition", 0.5)
@@ -49,7 +49,9 @@ class FakeSpool:
         return Path(sha256)
 
     def read(self, sha256: str) -> bytes:
-        """The bytes."""
+        """The bytes, or NotFound."""
+        if sha256 not in self.kept:
+            raise NotFound(sha256)
         return self.kept[sha256]
 
 
@@ -69,6 +71,10 @@ class FakeStructure:
     def file_prefix(self, received: ReceivedInstance) -> bytes:
         """Something before the data set."""
         return b"DICM"
+
+    def differences(self, first: bytes, second: bytes) -> tuple[str, ...]:
+        """Files that differ in case alone are one image in two encodings."""
+        return () if first.lower() == second.lower() else ("PixelData",)
 
 
 def header(number: int, **changes: object) -> SliceHeader:

@@ -11,8 +11,8 @@ import pytest
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.app import Home, ReceiveRole, Station
 from npc_rtnode.cli.checks import examine
-from npc_rtnode.errors import ConfigFault, MomentFault, SchemaFault
-from npc_rtnode.settings import Settings
+from npc_rtnode.errors import ConfigFault, LedgerUnavailable, MomentFault, SchemaFault
+from npc_rtnode.settings import DatabaseSettings, Settings
 from tests.fakes.pipeline import FakePredictor
 
 
@@ -35,6 +35,20 @@ def test_a_node_does_not_start_on_a_schema_that_it_does_not_know(settings: Setti
     """Without `db upgrade` the receiver refuses, and says which verb mends it."""
     with pytest.raises(SchemaFault, match="npc-rtnode db upgrade"):
         ReceiveRole(settings)
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """A file in the way, a read-only disk, another user's folder: the setting is named, and what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigFault, match=r"node\.home .*file/home: Not a directory: give it"):
+        Station(Settings.model_validate({"node": {"home": tmp_path / "file" / "home"}}))
+
+
+def test_a_ledger_that_cannot_be_opened_is_told(settings: Settings, tmp_path: Path) -> None:
+    """SQLite's own name for it, in our words, by whatever verb."""
+    url = {"url": f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'ledger.db'}"}
+    with pytest.raises(LedgerUnavailable, match="SQLITE_CANTOPEN: its file cannot be opened by this user"):
+        ReceiveRole(settings.model_copy(update={"database": DatabaseSettings(**url)}))
 
 
 def test_a_role_runs_once(station: Station) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,11 +12,12 @@ from alembic.config import Config
 from sqlalchemy import Engine, func, inspect, select, text
 
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.conflicts import Keep
 from npc_rtnode.adapters.database.desk import Only, Resending
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, InstanceRow, JobRow, Table
-from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
 from npc_rtnode.domain.records import AssociationInfo, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
 from npc_rtnode.domain.retry import GiveUp, Postpone
 from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
@@ -122,6 +124,31 @@ class TestIntake:
         assert ledger.job_state() == "CANCELLED"
         with ledger.sessions.reading() as session:
             assert session.scalar(select(func.count(InstanceRow.id)).where(InstanceRow.sop_uid == "1.2.3.1")) == 2
+
+    def test_the_reason_of_a_conflict_names_elements_once(self, ledger: Ledger) -> None:
+        """Keywords, at most eight of them, no value; ten slices that differ alike are one reason."""
+        names = tuple(f"Element{number}" for number in range(10))
+        for number in (1, 2):
+            ledger.receive(f"1.2.3.{number}")
+            arrival = replace(ledger.arrival(f"1.2.3.{number}", "1.2.3", "other", "1.2"), differs_in=names)
+            assert ledger.intake.record(arrival, ledger.now) is StoreOutcome.CONFLICT
+        (reason,) = ledger.queries.study(ledger.study())["series"][0]["reasons"]
+        assert reason.startswith("CONFLICT: ")
+        assert reason.endswith(
+            "Element0, Element1, Element2, Element3, Element4, Element5, Element6, Element7 and 2 more"
+        )
+
+    def test_another_encoding_is_kept_and_changes_nothing(self, ledger: Ledger) -> None:
+        """A copy with the same elements is a duplicate: acknowledged, its row kept, no input, no further instance."""
+        ledger.queued_job()
+        (kept,) = ledger.intake.copies("1.2.3.1")
+        arrival = replace(ledger.arrival("1.2.3.1", "1.2.3", "re-encoded", "1.2"), same_as=kept)
+        assert ledger.intake.record(arrival, ledger.now) is StoreOutcome.DUPLICATE
+        assert ledger.intake.record(arrival, ledger.now) is StoreOutcome.DUPLICATE
+        assert ledger.intake.copies("1.2.3.1") == (kept, arrival.sha256)
+        assert ledger.series_states() == ["SELECTED"]
+        view = ledger.queries.study(ledger.study())["series"][0]
+        assert (view["instances"], view["conflicts"]) == (3, [])
 
     def test_a_series_whose_association_is_open_is_not_judged(self, ledger: Ledger) -> None:
         """A sender that pauses is not done: the series waits until the association ends or turns to another series."""
@@ -579,6 +606,77 @@ class TestDesk:
         ledger.receive("1.2.3.1", content="other")
         with pytest.raises(NotFound):
             ledger.desk.reconsider(ledger.study(), ledger.word())
+
+    @pytest.mark.parametrize(("keep", "index"), [(Keep.FIRST, 0), (Keep.LAST, 1)])
+    def test_a_conflict_is_settled_by_a_persons_choice(self, ledger: Ledger, keep: Keep, index: int) -> None:
+        """The series is judged anew with the chosen content; the other keeps its row, and comes back as a duplicate."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        copies = ledger.intake.copies("1.2.3.1")
+        ledger.desk.settle(ledger.study(), keep, ledger.word())
+        assert ledger.series_states() == ["RECEIVING"]
+        (open_again,) = ledger.series.quiet(ledger.now)
+        assert dict(open_again.inputs)["1.2.3.1"] == copies[index]
+        assert open_again.seen == 3
+        assert ledger.receive("1.2.3.1", content="other") is StoreOutcome.DUPLICATE
+        assert ledger.receive("1.2.3.1") is StoreOutcome.DUPLICATE
+        assert ledger.intake.copies("1.2.3.1") == copies
+        event = [e for e in ledger.queries.history(ledger.study()) if e["event"] == "CONFLICT_SETTLED"][-1]
+        assert (event["actor"], event["detail"]["keep"]) == ("operator:ada", keep)
+        assert event["detail"]["reason"] == "because a test says so"
+
+    def test_the_same_choice_again_finds_the_same_job(self, ledger: Ledger) -> None:
+        """With the first content the work key is the one of before: its job is called back, no second one is made."""
+        job = ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        ledger.desk.settle(ledger.study(), Keep.FIRST, ledger.word())
+        (again,) = ledger.series.quiet(ledger.now)
+        assert ledger.series.close(again, Closing(Event.CLOSED_WHOLE, "quiet and whole"), ledger.now)
+        assert ledger.choose(replace(again, state=SeriesState.COMPLETE)) == job
+        assert ledger.job_state() == "QUEUED"
+
+    def test_a_rehearsed_choice_changes_nothing(self, ledger: Ledger) -> None:
+        """With `dry_run` the series stays quarantined."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        ledger.desk.settle(ledger.study(), Keep.LAST, ledger.word(dry_run=True))
+        assert ledger.series_states() == ["QUARANTINED"]
+
+    def test_a_new_conflict_after_a_choice_is_a_conflict(self, ledger: Ledger) -> None:
+        """A third content quarantines again; the one in use is the first of what is then to choose from."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        ledger.desk.settle(ledger.study(), Keep.LAST, ledger.word())
+        assert ledger.receive("1.2.3.1", content="third") is StoreOutcome.CONFLICT
+        (rivals,) = ledger.queries.study(ledger.study())["series"][0]["conflicts"]
+        assert [rival["sha256"] for rival in rivals] == list(ledger.intake.copies("1.2.3.1")[1:])
+
+    def test_a_conflict_across_two_series_cannot_be_settled(self, ledger: Ledger) -> None:
+        """One UID under two series: whichever were kept, the other would lack a slice."""
+        ledger.queued_job()
+        ledger.receive("1.2.4.1", "1.2.4")
+        ledger.receive("1.2.3.1", "1.2.4", content="other")
+        first, second = (series["series"] for series in ledger.queries.study(ledger.study())["series"])
+        with pytest.raises(Forbidden, match="name one: series"):
+            ledger.desk.settle(ledger.study(), Keep.FIRST, ledger.word())
+        for series in (first, second):
+            with pytest.raises(Forbidden, match="different series"):
+                ledger.desk.settle(ledger.study(), Keep.FIRST, ledger.word(), Only(series=series))
+        assert ledger.series_states() == ["QUARANTINED", "QUARANTINED"]
+
+    def test_a_release_alone_does_not_settle(self, ledger: Ledger) -> None:
+        """Without a choice the way out is told, and nothing happens."""
+        ledger.queued_job()
+        ledger.receive("1.2.3.1", content="other")
+        with pytest.raises(Forbidden, match="--keep first or --keep last"):
+            ledger.desk.release(ledger.study(), ledger.word())
+        assert ledger.series_states() == ["QUARANTINED"]
+
+    def test_without_a_conflict_there_is_nothing_to_choose(self, ledger: Ledger) -> None:
+        """A series that is in order is not touched."""
+        ledger.queued_job()
+        with pytest.raises(NotFound, match="conflicting"):
+            ledger.desk.settle(ledger.study(), Keep.LAST, ledger.word())
 
     def test_an_unknown_study_is_named(self, ledger: Ledger) -> None:
         """A wrong reference is told back."""

@@ -165,6 +165,33 @@ class TestReceive:
         assert receiver.store(self.received(ledger)) is StoreOutcome.STORED
         assert len(spool.kept) == 1
 
+    def test_another_encoding_of_what_is_here_is_no_conflict(self, ledger: Ledger) -> None:
+        """The same elements in other bytes are a duplicate, and their bytes are kept as well."""
+        spool = FakeSpool()
+        receiver = self.receiver(ledger, spool)
+        assert receiver.store(self.received(ledger)) is StoreOutcome.STORED
+        assert receiver.store(self.received(ledger, b"DATA")) is StoreOutcome.DUPLICATE
+        assert len(spool.kept) == 2
+        assert ledger.series_states() == ["RECEIVING"]
+
+    def test_other_elements_are_a_conflict_that_names_them(self, ledger: Ledger) -> None:
+        """Both contents are kept; the reason says in which elements they differ."""
+        spool = FakeSpool()
+        receiver = self.receiver(ledger, spool)
+        receiver.store(self.received(ledger))
+        assert receiver.store(self.received(ledger, b"other")) is StoreOutcome.CONFLICT
+        assert len(spool.kept) == 2
+        (reason,) = ledger.queries.study(ledger.study())["series"][0]["reasons"]
+        assert reason.endswith("They differ in PixelData")
+
+    def test_a_damaged_copy_is_never_the_same(self, ledger: Ledger) -> None:
+        """When the copy that is here cannot be read, another content is a conflict and not refused."""
+        spool = FakeSpool()
+        receiver = self.receiver(ledger, spool)
+        receiver.store(self.received(ledger))
+        spool.kept.clear()
+        assert receiver.store(self.received(ledger, b"DATA")) is StoreOutcome.CONFLICT
+
     def test_what_cannot_be_read_is_refused_and_told(self, ledger: Ledger) -> None:
         """A truncated data set leaves no bytes and no row, but an event that says who sent it and why not."""
         spool = FakeSpool()

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.conflicts import CONFLICT, Keep, in_conflict, settle_conflict
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move, tell
 from npc_rtnode.adapters.database.series import open_series, queue_job, requeue
@@ -23,8 +24,8 @@ from npc_rtnode.errors import Forbidden, NotFound
 RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
 RESENDABLE = {JobState.DELIVERED, JobState.FAILED, JobState.WRITTEN}
 RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE, SeriesState.QUARANTINED}
-NEVER_AGAIN = IDENTITY_CODES | {"CONFLICT"}
-"""Reasons of a quarantine that nothing at this end can mend."""
+NEVER_AGAIN = IDENTITY_CODES | {CONFLICT}
+"""Reasons of a quarantine that another look cannot mend."""
 
 Deed = Callable[[], str]
 
@@ -85,6 +86,16 @@ class Desk:
             if not waiting and refused:
                 raise Forbidden("; ".join(refused))
             return _told(session, [deed() for _, deed in waiting], word, f"nothing of study {study} is held")
+
+    def settle(self, study: str, keep: Keep, word: Word, only: Only = Only()) -> list[str]:
+        """Say which of the conflicting contents of one series counts; with several such series, one must be named."""
+        with self._sessions.writing() as session:
+            rows = [row for row in series_of(session, study) if in_conflict(row) and only.series in {None, row.id}]
+            if len(rows) > 1:
+                names = ", ".join(f"series {row.id}" for row in rows)
+                raise Forbidden(f"{len(rows)} series of study {study} have conflicting contents: name one: {names}")
+            done = [settle_conflict(session, row, keep, word.note) for row in rows]
+            return _told(session, done, word, f"no series of study {study} has conflicting contents")
 
     def hold(self, study: str, word: Word) -> list[str]:
         """Keep a study back at every stage: what is under way is finished, nothing more is begun or sent."""
@@ -201,11 +212,22 @@ def _held_jobs(session: Session, rows: Iterable[SeriesRow], only: Only, word: Wo
 def _never(rows: Iterable[SeriesRow], only: Only) -> list[str]:
     """What waits there and can be released by nobody, and why."""
     stalled = [row for row in rows if row.state == SeriesState.STALLED and not _short_alone(row)]
+    apart = [row for row in rows if row.state == SeriesState.QUARANTINED and only.series in {None, row.id}]
     jobs = [job for row in rows for job in row.jobs if job.state == JobState.HELD and not job.releasable]
     return [
         *(f"series {row.id} is not whole ({_reasons(row)}): it is never inferred; send the rest" for row in stalled),
+        *(f"series {row.id} is QUARANTINED ({_reasons(row)}): {_way_out(row)}" for row in apart),
         *(f"job {job.id} can be released by nobody: {_reasons(job)}" for job in jobs if only.job in {None, job.id}),
     ]
+
+
+def _way_out(row: SeriesRow) -> str:
+    """What a person can do about a quarantine."""
+    if _codes(row) & IDENTITY_CODES:
+        return "it is never used; the sender must send it anew as series of their own"
+    if in_conflict(row):
+        return "choose by --keep first or --keep last"
+    return "`npc-rtnode reprocess --from select` looks at it again"
 
 
 def _reasons(row: SeriesRow | JobRow) -> str:

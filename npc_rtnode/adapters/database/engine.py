@@ -7,6 +7,7 @@ other, the chain of events does not fork. Readers see one moment and wait for no
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,15 @@ WRITERS_LOCK = 0x6E7063
 
 _READING: Mapping[str, Mapping[str, Any]] = {"sqlite": {}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 _NOT_SET_UP = {"InsufficientPrivilege", "UndefinedTable", "UndefinedColumn", "InvalidSchemaName"}
+
+
+_SQLITE_WORDS = {
+    "SQLITE_BUSY": "another process holds it",
+    "SQLITE_CANTOPEN": "its file cannot be opened by this user",
+    "SQLITE_FULL": "the disk under it is full; make space",
+    "SQLITE_IOERR_WRITE": "the disk under it does not take what is written",
+    "SQLITE_READONLY": "its file cannot be written by this user",
+}
 
 
 def open_engine(url: str) -> Engine:
@@ -138,6 +148,7 @@ class Sessions:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        weakref.finalize(self, engine.dispose)  # whoever forgets to: pooled connections are closed, not only dropped
         self._writing = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(as_reader(engine), expire_on_commit=False)
 
@@ -180,6 +191,7 @@ def _may_pass(error: DBAPIError) -> bool:
 
 
 def _name(error: DBAPIError) -> str:
-    """What went wrong, without any value: words only where no statement was under way."""
+    """What went wrong, without any value: SQLite's own name with our words; a driver's where no statement ran yet."""
     words = str(error.orig).partition("\n")[0] if error.statement is None else ""
-    return words or getattr(error.orig, "sqlite_errorname", None) or type(error.orig).__name__
+    name = getattr(error.orig, "sqlite_errorname", None) or type(error.orig).__name__
+    return f"{name}: {_SQLITE_WORDS[name]}." if name in _SQLITE_WORDS else words or name

@@ -9,17 +9,25 @@ from itertools import count
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.conflicts import CONFLICT
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move, tell
 from npc_rtnode.adapters.database.series import call_off
-from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, ObjectRow, SeriesRow, StudyRow
+from npc_rtnode.adapters.database.tables import (
+    AssociationRow,
+    InstanceRow,
+    InstanceState,
+    ObjectRow,
+    SeriesRow,
+    StudyRow,
+)
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import Event, SeriesState
 from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance, StoreOutcome
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
-_KEPT, _CONFLICTING = "KEPT", "CONFLICTING"
-_CONFLICT = "CONFLICT: one SOP Instance UID came with two different contents; both are kept, neither is used"
+_NAMED = 8
+"""So many differing elements are named in a reason; a file may differ in hundreds."""
 
 
 class IntakeLedger:
@@ -82,12 +90,22 @@ class IntakeLedger:
             tell(session, "object", str(row.id), "CAME_BACK", Note(now, detail={"times": row.came_back}))
         return True
 
+    def copies(self, sop_uid: str) -> tuple[str, ...]:
+        """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
+        query = select(InstanceRow.sha256).where(InstanceRow.sop_uid == sop_uid).order_by(InstanceRow.id)
+        with self._sessions.reading() as session:
+            return tuple(session.scalars(query))
+
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
         """One transaction: the instance, its series revision, its study; STORED, DUPLICATE or CONFLICT."""
         with self._sessions.writing() as session:
             _know_association(session, arrival.received.association, now)
             known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
             if any(row.sha256 == arrival.sha256 for row in known):
+                self._feed_again(session, arrival, now)
+                return StoreOutcome.DUPLICATE
+            if twin := next((row for row in known if row.sha256 == arrival.same_as), None):
+                session.add(_instance(twin.series_id, arrival, InstanceState.REENCODED, now))
                 self._feed_again(session, arrival, now)
                 return StoreOutcome.DUPLICATE
             if known:
@@ -101,9 +119,10 @@ class IntakeLedger:
         """Quarantine the series that has the instance, and the one that it came under now."""
         held = session.get_one(SeriesRow, known[0].series_id)
         own = self._open_revision(session, arrival, now)
-        session.add(_instance(own, arrival, _CONFLICTING, now))
+        session.add(_instance(own.id, arrival, InstanceState.CONFLICTING, now))
+        reason = _conflict_reason(arrival.differs_in)
         for row in {own.id: own, held.id: _latest(session, held.series_uid) or held}.values():
-            row.reasons = [*row.reasons, _CONFLICT]
+            row.reasons = [*row.reasons, *([] if reason in row.reasons else [reason])]
             if row.state != SeriesState.QUARANTINED:
                 move(session, row, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
             call_off(session, row.jobs, "the series is quarantined: conflicting contents", now)
@@ -115,7 +134,7 @@ class IntakeLedger:
             latest = self._next_revision(session, latest, arrival, now)
         series = latest or self._open_revision(session, arrival, now)
         self._feed(session, series, arrival, now)
-        session.add(_instance(series, arrival, _KEPT, now))
+        session.add(_instance(series.id, arrival, InstanceState.KEPT, now))
 
     def _feed_again(self, session: Session, arrival: Arrival, now: datetime) -> None:
         """A re-send of what is here counts as life of a series that is still open: its transfer may now end well."""
@@ -196,9 +215,17 @@ def _association(info: AssociationInfo, now: datetime) -> AssociationRow:
     )
 
 
-def _instance(series: SeriesRow, arrival: Arrival, state: str, now: datetime) -> InstanceRow:
+def _conflict_reason(differs_in: Sequence[str]) -> str:
+    """What was found, by the names of the elements; no value of any."""
+    named = ", ".join(differs_in[:_NAMED]) or "their bytes; they came at the same moment"
+    more = f" and {len(differs_in) - _NAMED} more" if len(differs_in) > _NAMED else ""
+    said = "one SOP Instance UID came with two different contents; both are kept, neither is used"
+    return f"{CONFLICT}: {said}. They differ in {named}{more}"
+
+
+def _instance(series_id: int, arrival: Arrival, state: InstanceState, now: datetime) -> InstanceRow:
     return InstanceRow(
-        series_id=series.id,
+        series_id=series_id,
         association_id=arrival.received.association.association_id,
         sop_uid=arrival.identity.sop_uid,
         sop_class_uid=arrival.identity.sop_class_uid,

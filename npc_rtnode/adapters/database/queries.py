@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.conflicts import conflicting_copies, in_conflict
 from npc_rtnode.adapters.database.desk import series_of
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import first_broken_link
@@ -18,6 +19,7 @@ from npc_rtnode.adapters.database.tables import (
     DeliveryRow,
     EventRow,
     InstanceRow,
+    InstanceState,
     JobRow,
     ObjectRow,
     SeriesRow,
@@ -105,7 +107,7 @@ def _time(at: datetime | None) -> str | None:
 def _study_line(session: Session, row: StudyRow) -> View:
     jobs = [job for series in row.series for job in series.jobs]
     said: View = next((job.results for job in reversed(jobs) if "stage" in job.results), {})
-    instances = select(func.count(InstanceRow.id)).join(SeriesRow).where(SeriesRow.study_id == row.id)
+    instances = _received().join(SeriesRow).where(SeriesRow.study_id == row.id)
     return {
         "study": row.reference,
         "first_received_at": _time(row.first_received_at),
@@ -119,7 +121,6 @@ def _study_line(session: Session, row: StudyRow) -> View:
 
 
 def _series(session: Session, row: SeriesRow) -> View:
-    instances = select(func.count(InstanceRow.id)).where(InstanceRow.series_id == row.id)
     return {
         "series": row.id,
         "series_uid": row.series_uid,
@@ -127,7 +128,8 @@ def _series(session: Session, row: SeriesRow) -> View:
         "modality": row.modality,
         "state": row.state,
         "reasons": list(row.reasons),
-        "instances": session.scalar(instances) or 0,
+        "instances": session.scalar(_received().where(InstanceRow.series_id == row.id)) or 0,
+        "conflicts": _conflicts(session, row),
         "associations": _associations(session, row),
         "called_ae": row.called_ae,
         "first_received_at": _time(row.first_received_at),
@@ -139,6 +141,28 @@ def _series(session: Session, row: SeriesRow) -> View:
         "operators_word": row.operators_word,
         "verdicts": _verdicts(row),
         "jobs": [_job(session, job) for job in row.jobs],
+    }
+
+
+def _received() -> Select[int]:
+    """How many instances: another encoding of one that is here is no other instance."""
+    return select(func.count(InstanceRow.id)).where(InstanceRow.state != InstanceState.REENCODED)
+
+
+def _conflicts(session: Session, row: SeriesRow) -> list[list[View]]:
+    """Of every instance in conflict its contents in order of arrival: when, from whom, which bytes."""
+    if not in_conflict(row):
+        return []
+    return [[_copy(session, copy) for copy in copies] for copies in conflicting_copies(session, row).values()]
+
+
+def _copy(session: Session, row: InstanceRow) -> View:
+    return {
+        "received_at": _time(row.received_at),
+        "calling_ae": session.get_one(AssociationRow, row.association_id).calling_ae,
+        "transfer_syntax_uid": row.transfer_syntax_uid,
+        "size": row.size,
+        "sha256": row.sha256,
     }
 
 

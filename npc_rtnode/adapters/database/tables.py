@@ -6,6 +6,7 @@ No patient identity stands here: UIDs and digests only. Every time is UTC.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -126,8 +127,17 @@ class SeriesRow(Table):
     jobs: Mapped[list[JobRow]] = relationship(back_populates="series", order_by="JobRow.id")
 
 
+class InstanceState(StrEnum):
+    """What a kept content is to its series."""
+
+    KEPT = "KEPT"  # an input
+    REENCODED = "REENCODED"  # the elements of another one in other bytes: acknowledged, kept, no input
+    CONFLICTING = "CONFLICTING"  # another content under a SOP Instance UID that has one: the series is quarantined
+    REPLACED = "REPLACED"  # a person has said that another content counts
+
+
 class InstanceRow(Table):
-    """One instance whose bytes are in the spool. The same UID with other bytes is another row, and a conflict."""
+    """One instance whose bytes are in the spool. The same UID with other bytes is another row."""
 
     __tablename__ = "instances"
     __table_args__ = (UniqueConstraint("sop_uid", "sha256"),)

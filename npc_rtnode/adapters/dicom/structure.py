@@ -137,6 +137,16 @@ def checked_uid(text: str, what: str) -> str:
     return text
 
 
+def reads_as_sequence(value: bytes) -> bool:
+    """Whether these bytes are, to the last one, the items of a sequence in implicit VR."""
+    if not value.startswith(b"\xfe\xff\x00\xe0"):
+        return False
+    try:
+        return _Walk(value, encapsulated=False).items_to_the_end()
+    except Unreadable:
+        return False
+
+
 class _Element(NamedTuple):
     tag: int
     vr: bytes  # b"" in implicit VR
@@ -167,6 +177,10 @@ class _Walk:
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
                 self.found[last] = self.data[element.value_at : at]
+
+    def items_to_the_end(self) -> bool:
+        """Whether all of it is the items of one sequence in implicit VR."""
+        return self._sequence(0, len(self.data), len(self.data), explicit=False, depth=1) == len(self.data)
 
     def _item_elements(self, at: int, end: int, explicit: bool, depth: int, delimited: bool) -> int:
         """Elements of one item, up to `end` or (length undefined) to its delimiter; where the next thing starts."""
