@@ -48,6 +48,7 @@ class TestSchema:
         engine = open_engine(f"sqlite:///{tmp_path / 'empty.db'}")
         with pytest.raises(SchemaFault, match="db upgrade"):
             schema.require_head(engine)
+        engine.dispose()
 
     def test_sqlite_survives_power_loss_by_its_settings(self, ledger: Ledger) -> None:
         """Every connection runs WAL with FULL sync and foreign keys."""
