@@ -97,8 +97,8 @@ class FrameTraits:
     """What a frame of a multi-frame instance says of itself beside its place (PS3.3 C.7.6.16.2).
 
     `stack` is its StackID, empty where it names none. `contrast` holds, by keyword, what would make two frames two
-    pictures of one place: echo, time point, component. `part` is (UID of the concatenation, number of the part, parts in
-    all or 0 where unsaid), None outside a concatenation. `rescale` is (slope, intercept), None where it is no numbers.
+    pictures of one place: echo, time point, component. `part` is (UID of the concatenation, number of the part, parts
+    in all or 0 where unsaid), None outside of one. `rescale` is (slope, intercept), None where these are no numbers.
     """
 
     stack: str = ""
