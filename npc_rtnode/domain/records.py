@@ -99,8 +99,8 @@ class FrameTraits:
     """What a frame of a multi-frame instance says of itself beside its place (PS3.3 C.7.6.16.2).
 
     `stack` is its StackID, empty where it names none. `contrast` holds, by keyword, what would make two frames two
-    pictures of one place: echo, time point, component. `part` is of which concatenation its instance is a part,
-    the how manieth, and of how many (0: unsaid).
+    pictures of one place: echo, time point, component. `part` is (UID of the concatenation, number of the part, parts
+    in all or 0 where unsaid), None outside of one.
     """
 
     stack: str = ""

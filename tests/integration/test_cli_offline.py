@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from npc_rtnode.domain.geometry import Volume
 from npc_rtnode.domain.prediction import BundleStatement, Prediction
 from npc_rtnode.errors import NothingEligible
 from npc_rtnode.settings import Settings
+from tests.builders.enhanced import make_enhanced
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import bundle_statement, prediction_of
 
@@ -52,10 +54,15 @@ class CutOff(Drawing):
     first = 0
 
 
-def done(monkeypatch: pytest.MonkeyPatch, folder: Path, predictor: type[Drawing]) -> tuple[dict[str, Any], Path]:
+def done(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    predictor: type[Drawing],
+    make: Callable[[Path], list[Path]] = make_series,
+) -> tuple[dict[str, Any], Path]:
     """What `run` reports of one series, and where it writes."""
     monkeypatch.setattr(offline, "BundlePredictor", predictor)
-    make_series(folder / "mr")
+    make(folder / "mr")
     (view,) = offline.process(folder / "mr", folder / "out", Settings(), None)
     return view, folder / "out"
 
@@ -66,6 +73,17 @@ def test_what_passes_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert (view["failed"], view["released"]) == (False, True), view["gates"]
     assert sorted(path.name for path in Path(view["folder"]).iterdir()) == ["RTSTRUCT.dcm", "SR.dcm"]
     assert output in Path(view["folder"]).parents
+
+
+def test_one_file_of_frames_is_a_series_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`run` on an Enhanced MR file writes both objects, each contour on its frame; the file counts once."""
+    view, _ = done(monkeypatch, tmp_path, Drawing, make_enhanced)
+    assert (view["failed"], view["released"]) == (False, True), view["gates"]
+    structure = dcmread(Path(view["folder"]) / "RTSTRUCT.dcm")
+    frames = [
+        item.ContourImageSequence[0].ReferencedFrameNumber for item in structure.ROIContourSequence[0].ContourSequence
+    ]
+    assert frames == [3, 4, 5]
 
 
 def test_what_is_held_before_writing_is_only_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

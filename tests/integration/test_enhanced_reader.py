@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,45 @@ def test_the_shipped_rules_take_a_good_series_and_none_before_contrast(tmp_path:
     refused = decision(before)
     assert refused.set_aside
     assert refused.reasons[0].startswith('contrast: ContrastBolusAgent is "NONE"')
+
+
+# --- broken input -----------------------------------------------------------------------------------------------------
+
+
+def asked_everything(path: Path) -> str:
+    """Headers, attributes and voxels of one file; what came of it, and nothing but our own errors."""
+    try:
+        READER.headers([path])
+        READER.attributes([path], ["EchoTime", "ImageType", "ContrastBolusAgent", "ScanningSequence"])
+        READER.volume([path])
+    except InputFault as error:  # Unreadable and GeometryRefused are of that kind
+        return error.code
+    return "read"
+
+
+def test_a_group_with_an_unknown_vr_is_refused_and_no_exception_of_pydicom(tmp_path: Path) -> None:
+    """ContrastBolusUsageSequence with a VR that is none: its length cannot be known, so nor what comes after it."""
+    (file,) = make_enhanced(tmp_path)
+    data = file.read_bytes()
+    tag = b"\x18\x00\x41\x93SQ"
+    assert data.count(tag) == 1
+    file.write_bytes(data.replace(tag, tag[:4] + b"S]"))
+    assert asked_everything(file) == "GEOMETRY_REFUSED"
+
+
+def test_spoilt_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    """Sixty seeded faults in the bytes of small instances: every one is read or refused with a code of ours."""
+    chance = random.Random(11)
+    (file,) = make_enhanced(tmp_path, slices=8, rows=4, columns=4, changes={3: {"RescaleSlope": 2}})
+    whole, spoilt = file.read_bytes(), tmp_path / "spoilt"
+    outcomes = set()
+    for _ in range(60):
+        at, data = chance.randrange(300, len(whole)), bytearray(whole)
+        data[at : at + chance.randrange(3)] = bytes([chance.randrange(256)])
+        spoilt.write_bytes(data)
+        outcomes.add(asked_everything(spoilt))
+    assert "read" in outcomes
+    assert "GEOMETRY_REFUSED" in outcomes
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

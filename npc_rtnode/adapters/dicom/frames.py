@@ -149,8 +149,8 @@ def _lift(item: Dataset, into: Dataset) -> None:
     for keyword in _GROUPS:
         for group in _items(item, keyword)[:1]:
             into.update(group)
-    if Tag(_USAGE) in item:
-        into[Tag(_USAGE)] = item.get_item(Tag(_USAGE))
+    if value_of(item, _USAGE) is not None:
+        into[Tag(_USAGE)] = item[Tag(_USAGE)]
 
 
 # --- traits -----------------------------------------------------------------------------------------------------------
