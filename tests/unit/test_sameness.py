@@ -66,6 +66,15 @@ def test_group_lengths_and_trailing_padding_say_nothing() -> None:
     assert differences(encoded(image()), encoded(padded)) == ()
 
 
+@pytest.mark.parametrize("implicit", [False, True])
+def test_the_padding_of_a_text_says_nothing_and_that_of_a_number_does_not_exist(implicit: bool) -> None:
+    """DCMTK sends a name of blanks as an empty one; a number whose bytes are a blank and a zero is not 0."""
+    plain, padded = image(InstitutionName=""), image(InstitutionName="        ")
+    assert differences(encoded(plain, implicit), encoded(padded, implicit)) == ()
+    plain.LargestImagePixelValue, padded.LargestImagePixelValue = 0, 32
+    assert differences(encoded(plain, implicit), encoded(padded, implicit)) == ("LargestImagePixelValue",)
+
+
 def test_an_empty_sequence_is_an_empty_value() -> None:
     """Without items there is nothing, with a stated length of zero or with none."""
     one, other = image(ReferencedImageSequence=[]), image(ReferencedImageSequence=[])

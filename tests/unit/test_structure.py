@@ -238,6 +238,15 @@ def test_tags_with_no_place_in_a_data_set(tag: int) -> None:
         READER.identify(element(tag, b"UI", b"1.2.840.10008.1.2\0") + WHOLE[EXPLICIT], EXPLICIT)
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_an_empty_command_group_at_the_front_passes(syntax: str) -> None:
+    """What DCMTK makes of zeros at the end of a file; a group that claims a length is refused as any other."""
+    header = b"\0\0\0\0UL\4\0" if syntax == EXPLICIT else b"\0\0\0\0\4\0\0\0"
+    assert READER.identify(header + bytes(4) + WHOLE[syntax], syntax) == READER.identify(WHOLE[syntax], syntax)
+    with pytest.raises(Unreadable, match="cannot stand"):
+        READER.identify(header + b"\x10\0\0\0" + WHOLE[syntax], syntax)
+
+
 def test_odd_lengths_are_refused() -> None:
     """PS3.5 7.1.1: values have even length."""
     with pytest.raises(Unreadable, match="odd length"):

@@ -24,6 +24,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
+from npc_rtnode.adapters.dicom.elements import quietly
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.records import ImageReference, SliceHeader
@@ -121,7 +122,8 @@ def read_once(files: Sequence[Path], also: Sequence[str] = ()) -> list[Dataset]:
 def read_raw(file: Path, also: Sequence[str] = ()) -> Dataset:
     """The few elements that identify an image, and others by keyword, undecoded."""
     try:
-        return dcmread(file, stop_before_pixels=True, specific_tags=[*_READ, *also])
+        with quietly():
+            return dcmread(file, stop_before_pixels=True, specific_tags=[*_READ, *also])
     except (InvalidDicomError, EOFError, OSError) as error:
         raise Unreadable(f"{file.name[:16]}: {type(error).__name__}") from error
 

@@ -2,7 +2,7 @@
 
 A PACS may send in implicit VR what a scanner sent in explicit VR, or write its sequences with other lengths: the same
 data set, another file. What says how a value is written (VR, lengths of sequences and items, group lengths, trailing
-padding; PS3.5 7.1, 7.2, 7.5) is left out of the comparison, every value is in it, in its place in its sequence.
+padding; PS3.5 6.2, 7.1, 7.2, 7.5) is left out of the comparison, every value is in it, in its place in its sequence.
 Compressed pixels are compared as they lie there: the same image with and without compression counts as different, since
 this room decodes no pixels.
 """
@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Final
 
 from pydicom import dcmread
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -27,6 +27,9 @@ from npc_rtnode.adapters.dicom.structure import StructureReader, reads_as_sequen
 
 _TRAILING_PADDING: Final = 0xFFFCFFFC
 _PIXEL_GROUP: Final = 0x7FE0
+_PADDED: Final = frozenset(
+    ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
+)
 
 
 class InstanceReader(StructureReader):
@@ -63,11 +66,20 @@ def _digest(element: DataElement | RawDataElement) -> bytes:
 
 
 def _value(element: DataElement | RawDataElement) -> bytes:
-    """The bytes; pydicom reads SpecificCharacterSet at once, and that has its text. No items are an empty value."""
+    """The bytes; pydicom reads SpecificCharacterSet at once, and that has its text. No items are an empty value.
+
+    The padding of a text is no part of it (PS3.5 6.2), and DCMTK leaves it out when it sends a file on.
+    """
     value = element.value
     if isinstance(value, bytes):
-        return value
+        return value.rstrip(b" \0") if _vr(element) in _PADDED else value
     return b"" if value is None or isinstance(value, Sequence) else str(value).encode()
+
+
+def _vr(element: DataElement | RawDataElement) -> str:
+    """What the file states, or the dictionary where it states nothing; of private elements in implicit VR nothing."""
+    stated = element.VR if element.VR not in (None, "UN") else ""
+    return stated or (dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else "")
 
 
 def _item_digest(item: Dataset) -> bytes:

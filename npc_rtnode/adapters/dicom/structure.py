@@ -11,7 +11,8 @@ What is refused, by decision, beyond plain truncation:
 * an odd value length (PS3.5 7.1.1). None of the 300 healthy files of eleven manufacturers that we hold has one;
 * an explicit VR that PS3.5 6.2 does not know;
 * a native PixelData whose length is not what Rows, Columns and so on come to, one padding byte allowed (PS3.5 8.2).
-Zero bytes after a whole pixel element pass: one published GE SIGNA file ends in 2.4 MB of them.
+Zero bytes after a whole pixel element pass: one published GE SIGNA file ends in 2.4 MB of them. So does what DCMTK
+makes of those when it sends the file on: an empty command group at the very front.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ _SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS 
 _HEADER: Final = struct.Struct("<HH2sH")  # tag, then explicit VR and 16-bit length
 _IMPLICIT: Final = struct.Struct("<HHL")
 _LENGTH: Final = struct.Struct("<L")
+
+# (0000,0000) Command Group Length 0, in implicit and in explicit VR: nothing follows of it.
+_EMPTY_COMMAND_GROUP: Final = (_IMPLICIT.pack(0, 0, 4) + bytes(4), _HEADER.pack(0, 0, b"UL", 4) + bytes(4))
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
@@ -171,6 +175,7 @@ class _Walk:
     def data_set(self, at: int, end: int, explicit: bool) -> None:
         """The outermost data set: no delimiter ends it, the last byte does."""
         last = -1
+        at += len(group) if self.data.startswith(group := _EMPTY_COMMAND_GROUP[explicit]) else 0
         while at < end and not (last >= _PIXELS and self._only_zeros(at)):
             element = self._element(at, end, explicit, last)
             last = element.tag
