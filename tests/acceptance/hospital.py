@@ -171,15 +171,23 @@ def store(assoc: Association, item: Slice) -> int | None:
     request.MessageID, request.Priority = 1, 0
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(item.sop_class), UID(item.sop_uid)
     request.DataSet = BytesIO(item.encoded)
-    assoc._reactor_checkpoint.clear()  # as send_c_store does: or the reactor takes the answer from us
-    while not assoc._is_paused and assoc.is_alive():
-        time.sleep(0.001)
-    try:
-        assoc.dimse.send_msg(request, context.context_id)
-        _, answer = assoc.dimse.get_msg(block=True)
-    finally:
+    _pause_reactor(assoc)
+    assoc.dimse.send_msg(request, context.context_id)
+    _, answer = assoc.dimse.get_msg(block=True)
+    if answer is None:
         assoc._reactor_checkpoint.set()
-    return None if answer is None else int(answer.Status)
+        return None
+    return int(answer.Status)
+
+
+def _pause_reactor(assoc: Association) -> None:
+    """Once and for good: pynetdicom says `_is_paused` shortly before it is, and would take an answer from us."""
+    if assoc._reactor_checkpoint.is_set():
+        assoc._reactor_checkpoint.clear()
+        lasted = 0
+        while lasted < 5 and assoc.is_alive():
+            time.sleep(0.002)
+            lasted = lasted + 1 if assoc._is_paused else 0
 
 
 def _kind_of(item: Slice) -> tuple[str, str]:

@@ -389,18 +389,31 @@ def _store(assoc: Association, item: _File, context: PresentationContext, messag
     return int(answer.Status)
 
 
+def _pause_reactor(assoc: Association) -> None:
+    """As send_c_store does, or the reactor takes the answer from us; but for good, to the release.
+
+    pynetdicom says `_is_paused` shortly before it is: pausing anew for every message loses an answer now and then on a
+    busy machine ("Received unexpected C-STORE service message"). So it is asked for once, and believed when it lasts.
+    """
+    if not assoc._reactor_checkpoint.is_set():
+        return
+    assoc._reactor_checkpoint.clear()
+    lasted = 0
+    while lasted < 5:
+        time.sleep(0.002)
+        lasted = lasted + 1 if assoc._is_paused else 0
+
+
 def _exchange(assoc: Association, request: Any, context: PresentationContext) -> Any:
     """Send one request and wait for its own answer; pynetdicom's send_c_store takes any."""
-    assoc._reactor_checkpoint.clear()  # as send_c_store does: or the reactor takes the answer from us
-    while not assoc._is_paused:
-        time.sleep(0.001)
+    _pause_reactor(assoc)
     begun = time.monotonic()
     assoc.dimse.send_msg(request, context.context_id or 0)
     while assoc.dul.is_alive() and not assoc.dul.to_provider_queue.empty():
         time.sleep(0.005)  # what takes long to send is no silence; a peer that stops reading meets the socket's timeout
     _, answer = assoc.dimse.get_msg(block=True)
-    assoc._reactor_checkpoint.set()
     if answer is None:
+        assoc._reactor_checkpoint.set()  # it has an abort to take note of
         _lost(assoc, time.monotonic() - begun)
     if not isinstance(answer, type(request)) or answer.MessageIDBeingRespondedTo != request.MessageID:
         raise PeerConfused("The answer is for another message.")
