@@ -4,7 +4,7 @@
 # what stays missing. Orthanc's own service is left off: the tests start one of their own, on this machine alone.
 set -euo pipefail
 
-DCMTK="storescu echoscu dcmdump dsrdump storescp dcmqrscp findscu movescu"
+DCMTK="storescu echoscu dcmconv dcmdump dsrdump storescp dcmqrscp findscu movescu"
 POLICY=/usr/sbin/policy-rc.d
 
 is_dcmtk() {  # pynetdicom puts a storescu and others of its own beside Python: any of that name on PATH may be the one

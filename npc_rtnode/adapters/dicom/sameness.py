@@ -9,8 +9,6 @@ this room decodes no pixels.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from io import BytesIO
 from typing import Final
 
@@ -32,6 +30,9 @@ _PADDED: Final = frozenset(
 )
 
 
+Element = DataElement | RawDataElement
+
+
 class InstanceReader(StructureReader):
     """Fulfils ports.DatasetReader: the walk, and the comparison of what passed it."""
 
@@ -46,63 +47,67 @@ def differences(first: bytes, second: bytes) -> tuple[str, ...]:
     Empty: the same image. Both files must have passed `StructureReader.identify`, which bounds what is read here.
     """
     with quietly():
-        files = dcmread(BytesIO(first)), dcmread(BytesIO(second))
-        one, other = (_digests(ds) for ds in files)
-    syntaxes = {ds.file_meta.TransferSyntaxUID.name for ds in files}
-    return tuple(_name(tag, syntaxes) for tag in sorted(one.keys() | other.keys()) if one.get(tag) != other.get(tag))
+        one, other = dcmread(BytesIO(first)), dcmread(BytesIO(second))
+        found = _differing(one, other)
+    syntaxes = {ds.file_meta.TransferSyntaxUID.name for ds in (one, other)}
+    return tuple(_name(tag, syntaxes) for tag in found)
 
 
-def _digests(ds: Dataset) -> dict[int, bytes]:
-    """Of every element that says something, a digest of its value; group lengths and padding say nothing."""
-    tags = (tag for tag in ds.keys() if tag.element and tag != _TRAILING_PADDING)  # noqa: SIM118  (elements, not tags)
-    return {int(tag): _digest(ds.get_item(tag)) for tag in tags}
+def _differing(one: Dataset, other: Dataset) -> list[BaseTag]:
+    """The elements that do not say the same, or that only one of two data sets or items has."""
+    ours, theirs = _elements(one), _elements(other)
+    return sorted(tag for tag in ours.keys() | theirs.keys() if not _same(ours.get(tag), theirs.get(tag)))
 
 
-def _digest(element: DataElement | RawDataElement) -> bytes:
-    items = [_item_digest(item) for item in _items(element)]
-    if items:
-        return hashlib.sha256(b"items" + b"".join(items)).digest()
-    return hashlib.sha256(b"value" + _value(element)).digest()
+def _elements(ds: Dataset) -> dict[BaseTag, Element]:
+    """Every element that says something, as it lies there; group lengths and padding say nothing."""
+    tags = [tag for tag in ds.keys() if tag.element and tag != _TRAILING_PADDING]  # noqa: SIM118  (elements, not tags)
+    return {tag: ds.get_item(tag) for tag in tags}
 
 
-def _value(element: DataElement | RawDataElement) -> bytes:
-    """The bytes; pydicom reads SpecificCharacterSet at once, and that has its text. No items are an empty value.
+def _same(one: Element | None, other: Element | None) -> bool:
+    if one is None or other is None:
+        return False
+    vr = _vr(one, other)
+    ours, theirs = _items(one), _items(other)
+    if ours or theirs:
+        return len(ours) == len(theirs) and not any(map(_differing, ours, theirs))
+    return _value(one, vr) == _value(other, vr)
 
-    The padding of a text is no part of it (PS3.5 6.2), and DCMTK leaves it out when it sends a file on.
-    """
+
+def _vr(one: Element, other: Element) -> str:
+    """What either file states, else the dictionary; of a private element in implicit VR nothing is known."""
+    if one.tag.is_private_creator:
+        return "LO"
+    stated = (element.VR for element in (one, other) if element.VR not in (None, "UN"))
+    return next(stated, None) or (dictionary_VR(one.tag) if dictionary_has_tag(one.tag) else "")
+
+
+def _value(element: Element, vr: str) -> bytes:
+    """The bytes; no items are an empty value. The padding of a text is no part of it (PS3.5 6.2), and DCMTK leaves it
+    out when it sends a file on. pydicom reads two elements at once: SpecificCharacterSet and PixelRepresentation."""
     value = element.value
     if isinstance(value, bytes):
-        return value.rstrip(b" \0") if _vr(element) in _PADDED else value
+        return value.rstrip(b" \0") if vr in _PADDED else value
+    if isinstance(value, int):
+        return value.to_bytes(2, "little")
     return b"" if value is None or isinstance(value, Sequence) else str(value).encode()
 
 
-def _vr(element: DataElement | RawDataElement) -> str:
-    """What the file states, or the dictionary where it states nothing; of private elements in implicit VR nothing."""
-    stated = element.VR if element.VR not in (None, "UN") else ""
-    return stated or (dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else "")
-
-
-def _item_digest(item: Dataset) -> bytes:
-    told = hashlib.sha256()
-    for tag, digest in sorted(_digests(item).items()):
-        told.update(tag.to_bytes(4, "big") + digest)
-    return told.digest()
-
-
-def _items(element: DataElement | RawDataElement) -> Iterable[Dataset]:
+def _items(element: Element) -> list[Dataset]:
     """The items of a sequence, also of one that its VR does not tell: private in implicit VR, or UN (PS3.5 6.2.2)."""
     if isinstance(element.value, Sequence):
-        return element.value
-    value = _value(element)
+        return list(element.value)
+    value = element.value if isinstance(element.value, bytes) else b""
     if isinstance(element, RawDataElement) and element.VR == "SQ":
-        return convert_SQ(value, element.is_implicit_VR, element.is_little_endian)
+        return list(convert_SQ(value, element.is_implicit_VR, element.is_little_endian))
     if element.tag.group != _PIXEL_GROUP and reads_as_sequence(value):
-        return convert_SQ(value, True, True)
-    return ()
+        return list(convert_SQ(value, True, True))
+    return []
 
 
-def _name(tag: int, syntaxes: set[str]) -> str:
-    keyword = keyword_for_tag(tag) or str(BaseTag(tag))
+def _name(tag: BaseTag, syntaxes: set[str]) -> str:
+    keyword = keyword_for_tag(tag) or str(tag)
     if keyword == "PixelData" and len(syntaxes) > 1:
         return f"PixelData (encoded as {' and '.join(sorted(syntaxes))}; pixels are not decoded to compare them)"
     return keyword
