@@ -177,9 +177,9 @@ class ReceiveRole:
         schema.require_head(self._station.engine)
         site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
-        sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
-        self._listener = Listener(settings.listener, sink)
-        self._metronome = Metronome([Tick("catch up", sink.catch_up, CATCH_UP_S)])
+        self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
+        self._listener = Listener(settings.listener, self._sink)
+        self._metronome = Metronome([Tick("catch up", self._sink.catch_up, CATCH_UP_S)])
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
@@ -197,6 +197,7 @@ class ReceiveRole:
         """Stop listening; what was acknowledged is safe already."""
         self._listener.stop(grace_s=5)
         self._metronome.stop()
+        self._sink.catch_up()
         self._station.home.listener_file.unlink(missing_ok=True)
         self._lock.release()
         self._station.close()

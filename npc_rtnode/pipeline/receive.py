@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from datetime import datetime
+from threading import Lock
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import (
@@ -45,6 +46,7 @@ class Receiver:
         self._clock = clock
         self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
         self._ends: deque[_End] = deque()  # not in the ledger yet
+        self._catching_up = Lock()
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
@@ -71,14 +73,23 @@ class Receiver:
 
     def catch_up(self) -> int:
         """Record ends that the ledger has not taken so far (its series would wait for them for minutes); how many."""
+        if not self._catching_up.acquire(blocking=False):
+            return 0  # whoever is at it takes ours too, or the next beat does
+        try:
+            return self._record_ends()
+        finally:
+            self._catching_up.release()
+
+    def _record_ends(self) -> int:
+        """An end leaves the queue only after the ledger has it, whatever else goes wrong."""
         done = 0
         while self._ends:
-            end = self._ends.popleft()
+            end = self._ends[0]
             try:
                 self._pages.association_ended(end.association, end.how, end.refused, end.at)
             except LedgerUnavailable:
-                self._ends.appendleft(end)
-                return done
+                break
+            self._ends.popleft()
             done += 1
         return done
 

@@ -48,8 +48,8 @@ def aside(*reasons: str) -> tuple[Ends, ...]:
 
 CONFLICT: Ends = ("QUARANTINED", "^CONFLICT: one SOP Instance UID came with two different contents")
 
-JOBS = {"mr_study_nema_enhanced_tumour": 1}
-"""The folders that start a job, with how many."""
+JOBS = {"mr_study_nema_enhanced_tumour": [("HELD", "^ENHANCED_MR: ")]}
+"""The folders that start a job, and how it ends: no destination of this node holds Enhanced MR."""
 
 LAST = "nasty_pydicom"
 """Sent when all else is settled: its MR_small is of one series with the Toshiba image of WG04."""
@@ -252,9 +252,15 @@ def test_a_folder_ends_as_its_row_says(sent: dict[str, Sent], name: str) -> None
 
 
 def test_nothing_else_starts_a_job(sent: dict[str, Sent]) -> None:
-    """No structure set, no report, no other weighting ever reaches the model."""
-    started = {name: sum(len(view["jobs"]) for view in came.series) for name, came in sent.items()}
-    assert {name: count for name, count in started.items() if count} == JOBS
+    """No structure set, no report, no other weighting ever reaches the model; what does ends for the reason named."""
+    jobs = {name: [job for view in came.series for job in view["jobs"]] for name, came in sent.items()}
+    started = {name: found for name, found in jobs.items() if found}
+    assert {name: [job["state"] for job in found] for name, found in started.items()} == {
+        name: [state for state, _ in ends] for name, ends in JOBS.items()
+    }
+    for name, ends in JOBS.items():
+        for job, (_, pattern) in zip(started[name], ends, strict=True):
+            assert any(re.search(pattern, reason) for reason in job["reasons"]), job["reasons"]
 
 
 def test_the_table_is_printed(sent: dict[str, Sent], folder: Path) -> None:

@@ -39,6 +39,7 @@ from npc_rtnode.errors import (
     NodeStopping,
     NotFound,
     ObjectRefused,
+    SchemaFault,
     Unreachable,
     Unreadable,
 )
@@ -150,6 +151,21 @@ class TestReceive:
         with ledger.sessions.reading() as session:
             row = session.get_one(AssociationRow, ledger.association.association_id)
         assert (row.how, row.refused, row.ended_at) == ("aborted", ["1.2.3.1"], ended_at)
+
+    def test_an_end_that_fails_otherwise_is_not_forgotten(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tables that are missing for a moment: the fault is told, and the end is recorded when they are there."""
+        receiver = self.receiver(ledger, FakeSpool())
+
+        def unfit(*_: object) -> None:
+            raise SchemaFault
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger.intake, "association_ended", unfit)
+            with pytest.raises(SchemaFault):
+                receiver.closed(ledger.association, "released")
+        assert receiver.catch_up() == 1
 
     def test_a_ledger_that_is_away_never_gives_success(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a row there is no Success, though the bytes are safe; the next try is."""
