@@ -24,6 +24,7 @@ from npc_rtnode.domain.records import (
     Closing,
     InstanceIdentity,
     ReceivedInstance,
+    SendReceipt,
     SeriesAttributes,
     StoreOutcome,
 )
@@ -616,6 +617,44 @@ class TestSelectInAStudy:
         assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "HELD"}
         study.desk.release(study.study(), study.word())
         assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+
+    def deliver(self, ledger: Ledger) -> str:
+        """Take the one queued job through to the destinations; the state that its result was committed in."""
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        state = ledger.work.commit_result(job.lease, ledger.result(job), ledger.now)
+        for destination in ("tps", "pacs"):
+            while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
+                ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
+        return str(state)
+
+    def late(self, ledger: Ledger, event: Event = Event.CLOSED_WHOLE, *others: str) -> None:
+        """One more instance of the first series, beside other series; all close, the first one as said."""
+        ledger.receive("9.1.2", "9.1")
+        self.receive(ledger, *others)
+        ledger.later(self.quiet_s + 1)
+        for series in ledger.series.quiet(ledger.now):
+            closing = Closing(event if series.series_uid == "9.1" else Event.CLOSED_WHOLE, "as told")
+            assert ledger.series.close(series, closing, ledger.now)
+
+    def test_a_better_series_waits_behind_a_delivered_one(self, study: Ledger) -> None:
+        """A late slice of what was delivered and a better series: the better result is held, never sent unasked."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        assert self.deliver(study) == "WRITTEN"
+        self.late(study, Event.CLOSED_WHOLE, "9.2")
+        assert self.select(study, s1=self.good, s2=self.better)["s2"] == "SELECTED"
+        assert self.deliver(study) == "HELD"
+        assert newest_job(study)["reasons"][0].startswith("SUPERSEDES_DELIVERED: another result of this study")
+
+    def test_other_preferences_deliver_no_second_result_unasked(self, study: Ledger) -> None:
+        """Reprocessed by rules that prefer the other series, its result is held beside the delivered one."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.plain)
+        assert self.deliver(study) == "WRITTEN"
+        study.desk.reconsider(study.study(), study.word())
+        assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+        assert self.deliver(study) == "HELD"
 
     def test_one_broken_series_holds_no_other(self, study: Ledger) -> None:
         """What cannot be read is set aside, what breaks the judge is held, and no word makes it a candidate."""
