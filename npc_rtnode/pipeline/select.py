@@ -27,11 +27,11 @@ from npc_rtnode.domain.records import (
     WorkOrder,
 )
 from npc_rtnode.domain.references import STRUCTURE_SET, judge_references
-from npc_rtnode.domain.retry import describe
+from npc_rtnode.domain.retry import describe, passes
 from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.domain.selection import Candidate, Outcome, Standing, decide, stand
 from npc_rtnode.errors import Unreadable
-from npc_rtnode.pipeline.attempt import fault_barrier
+from npc_rtnode.pipeline.attempt import contained, fault_barrier
 from npc_rtnode.ports import Clock, SeriesReader, Spool, StudyPages
 
 logger = log.get(__name__)
@@ -144,13 +144,16 @@ class Selector:
                 logger.info("series judged", study=study.reference, series=series.series_id, came_to=choice.event)
 
     def _give_up(self, study: OpenStudy, error: Exception) -> None:
+        """What passes by itself, a bundle that is away, decides nothing: the study is looked at again."""
+        if passes(error):
+            return
         judged = [self._unjudged(series, error) for series in study.complete]
         self._record(study, self._policy.choose(judged, ()))
 
     def _judge(self, series: OpenSeries) -> Judged:
         """One series for itself; whatever goes wrong with it holds it, and no other series of the study."""
         came_to: list[Judged] = []
-        with fault_barrier(lambda error: came_to.append(self._unjudged(series, error))):
+        with contained(lambda error: came_to.append(self._unjudged(series, error))):
             came_to.append(self._read(series))
         return came_to[0]
 
@@ -169,7 +172,7 @@ class Selector:
     def _compared(self, series: OpenSeries) -> SeriesAttributes:
         """What a series that has a job already is compared by; nothing, and so last, where it cannot be read now."""
         found = [_NOTHING_KNOWN]
-        with fault_barrier(lambda _: None):
+        with contained(lambda _: None):
             found.append(self._attributes(series))
         return found[-1]
 

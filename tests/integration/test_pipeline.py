@@ -19,6 +19,7 @@ from npc_rtnode.cli import studies
 from npc_rtnode.cli.replay import Rehearsal
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.prediction import BundleStatement
 from npc_rtnode.domain.records import (
     Choice,
     Closing,
@@ -37,6 +38,7 @@ from npc_rtnode.errors import (
     GeometryRefused,
     InferenceCrashed,
     LedgerUnavailable,
+    NodeError,
     NodeStopping,
     NotFound,
     ObjectRefused,
@@ -400,6 +402,45 @@ class TestSelect:
         self.choose(ledger, {**ELIGIBLE, "StudyDescription": "x"})
         ledger.desk.release(ledger.study(), ledger.word())
         assert self.choose(ledger, {**ELIGIBLE, "Modality": "CT"})["state"] == "SET_ASIDE"
+
+    def test_a_ledger_that_is_away_while_a_series_is_judged_decides_nothing(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The study stays as it is and is judged at the next look; no series is held for the ledger's sake."""
+        ledger.complete_series()
+        ledger.complete_series(count=1, series_uid="1.2.5", modality="RTSTRUCT")
+        reader = FakeReader(STACK, ELIGIBLE, named=("1.2.3.1",))
+        selector = Selector(ledger.studies, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now)
+
+        def away(*_: object) -> dict[str, int]:
+            raise LedgerUnavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.studies, "whereabouts", away)
+            assert selector.run() == 1
+        assert ledger.series_states() == ["COMPLETE", "COMPLETE"]
+        selector.run()
+        assert ledger.series_states() == ["SELECTED", "SET_ASIDE"]
+
+    @pytest.mark.parametrize("error", [BundleFault("weights: gone"), NodeStopping(), DiskLow()])
+    def test_a_bundle_that_is_away_leaves_the_study_waiting(self, ledger: Ledger, error: NodeError) -> None:
+        """Nothing is wrong with the series: it stays COMPLETE and is ordered when the bundle is back."""
+        ledger.complete_series()
+        answers: list[NodeError | None] = [error, None]
+
+        def bundle() -> BundleStatement:
+            if answer := answers.pop(0):
+                raise answer
+            return STATEMENT
+
+        policy = replace(self.policy(RULES), bundle=bundle)
+        reader = FakeReader(STACK, ELIGIBLE)
+        selector = Selector(ledger.studies, FakeSpool(), reader, policy, lambda: ledger.now)
+        selector.run()
+        (series,) = ledger.queries.study(ledger.study())["series"]
+        assert (series["state"], series["reasons"]) == ("COMPLETE", [])
+        selector.run()
+        assert ledger.series_states() == ["SELECTED"]
 
     def test_a_series_that_breaks_the_judge_is_held(self, ledger: Ledger) -> None:
         """An unexpected error waits for a person; no lane stops."""
