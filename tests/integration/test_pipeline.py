@@ -29,7 +29,7 @@ from npc_rtnode.domain.records import (
     SeriesAttributes,
     StoreOutcome,
 )
-from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
+from npc_rtnode.domain.retry import COMPUTE, GiveUp, RetryPolicy
 from npc_rtnode.domain.rule_loading import load_rules
 from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.errors import (
@@ -696,6 +696,86 @@ class TestSelectInAStudy:
         study.desk.reconsider(study.study(), study.word())
         assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
         assert self.deliver(study) == "HELD"
+
+    def test_what_was_held_beside_another_is_compared_with_its_next_revision(self, study: Ledger) -> None:
+        """A better series that came late takes part again when the selected one has to be judged anew."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        self.settled(study, "9.2")
+        assert self.select(study, s1=self.good, s2=self.better)["s2"] == "HELD"
+        self.late(study)
+        self.select(study, s1=self.good, s2=self.better)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "SET_ASIDE"]
+        assert self.views(study)[2]["reasons"][0].startswith("OUTRANKED: series 2 ")
+
+    def test_a_series_without_an_indication_is_compared_with_later_ones(self, study: Ledger) -> None:
+        """A doubt for whom it is takes no series out of the ranking: a worse one that comes later is set aside."""
+        unsaid = {**self.better, "StudyDescription": "MR neck"}
+        self.settled(study, "9.1")
+        assert self.select(study, s1=unsaid) == {"s1": "HELD"}
+        self.settled(study, "9.2")
+        assert self.select(study, s1=unsaid, s2=self.good) == {"s1": "HELD", "s2": "SET_ASIDE"}
+
+    def test_the_outranked_take_part_when_the_preferred_is_judged_anew(self, study: Ledger) -> None:
+        """The next revision of the selected series no longer passes a rule: the second best goes on."""
+        self.settled(study, "9.1", "9.2", "9.3")
+        self.select(study, s1=self.better, s2=self.good, s3=self.plain)
+        self.late(study)
+        self.select(study, s1={**self.better, "Modality": "CT"}, s2=self.good, s3=self.plain)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "SET_ASIDE", "SET_ASIDE"]
+        assert self.views(study)[2]["reasons"][0].startswith("OUTRANKED: series 2 ")
+
+    @pytest.mark.parametrize("values", ["good", "better"])
+    def test_a_preferred_series_that_stalls_makes_way(self, study: Ledger, values: str) -> None:
+        """Set aside or held behind it, the other is judged again; not before the next revision has shown its end."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        self.settled(study, "9.2")
+        second = {"good": self.plain, "better": self.better}[values]
+        before = self.select(study, s1=self.good, s2=second)["s2"]
+        study.receive("9.1.2", "9.1")
+        assert self.select(study, s1=self.good, s2=second) == {"s1": "RECEIVING", "s2": before}
+        self.late(study, Event.CLOSED_PARTIAL)
+        self.select(study, s1=self.good, s2=second)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "STALLED"]
+
+    @pytest.mark.parametrize(("delivered", "came_to"), [(False, "WRITTEN"), (True, "HELD")])
+    def test_a_preferred_series_in_conflict_makes_way(self, study: Ledger, delivered: bool, came_to: str) -> None:
+        """The second best is judged when the first is quarantined; beside a delivered result its own one is held."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.plain)
+        if delivered:
+            self.deliver(study)
+        study.receive("9.1.1", "9.1", content="other")
+        study.later(self.quiet_s + 1)
+        assert self.select(study, s1=self.good, s2=self.plain) == {"s1": "QUARANTINED", "s2": "SELECTED"}
+        assert self.deliver(study) == came_to
+
+    @pytest.mark.parametrize("second", ["plain", "good", "better"])
+    def test_one_word_takes_another_series_when_nothing_came_of_the_first(self, study: Ledger, second: str) -> None:
+        """No switch by itself; `why` names the verb, one word is enough, and only one series keeps a job."""
+        values = {"s1": self.good, "s2": getattr(self, second)}
+        self.settled(study, "9.1")
+        self.select(study, **values)
+        self.settled(study, "9.2")
+        self.select(study, **values)
+        assert "takes this one instead" not in told_by_why(study)
+        study.work.failed(study.in_hand(JobState.QUEUED, "infer").lease, GiveUp("PIXELS_REFUSED: grey"), study.now)
+        assert self.select(study, **values)["s1"] == "SELECTED"
+        assert "nothing came of series 1: `npc-rtnode release --series 2` takes this one instead" in told_by_why(study)
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        assert self.select(study, **values) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+        assert [job["state"] for view in self.views(study) for job in view["jobs"]] == ["FAILED", "QUEUED"]
+
+    def test_one_word_takes_the_other_of_a_tie_when_nothing_came_of_the_picked(self, study: Ledger) -> None:
+        """The later word counts: the series that was passed over goes on, the one picked first is set aside."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.good)
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        self.select(study, s1=self.good, s2=self.good)
+        study.work.failed(study.in_hand(JobState.QUEUED, "infer").lease, GiveUp("PIXELS_REFUSED: grey"), study.now)
+        study.desk.release(study.study(), study.word(), Only(series=1))
+        assert self.select(study, s1=self.good, s2=self.good) == {"s1": "SELECTED", "s2": "SET_ASIDE"}
 
     def test_one_broken_series_holds_no_other(self, study: Ledger) -> None:
         """What cannot be read is set aside, what breaks the judge is held, and no word makes it a candidate."""
