@@ -8,8 +8,10 @@ import typer
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.studies import ENDED_BADLY
 from npc_rtnode.app import Station
 from npc_rtnode.cli.console import NOTICE, AsJson, Config, Study, answer, out, settings_of, table
+from npc_rtnode.domain.selection import BEHIND
 
 app = typer.Typer(help="Studies and where they stand.", no_args_is_help=True)
 View = dict[str, Any]
@@ -102,7 +104,7 @@ def _story(view: View, history: list[View]) -> list[str]:
     story = [f"study {view['study']}, first received {view['first_received_at']}"]
     story += [f"HELD by {view['hold']}"] if view["hold"] else []
     for series in view["series"]:
-        story += ["", *_series_story(series)]
+        story += ["", *_series_story(series), *_way_out(series, view["series"])]
         for job in series["jobs"]:
             story += ["", *_job_story(job)]
     story += ["", "what happened"]
@@ -131,6 +133,21 @@ def _series_story(series: View) -> list[str]:
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
     ]
+
+
+def _way_out(series: View, siblings: list[View]) -> list[str]:
+    """For a series behind another one whose jobs all came to nothing: the node does not switch by itself."""
+    behind = any(reason.split(":")[0] in BEHIND for reason in series["reasons"])
+    taken = [one for one in siblings if one["state"] == "SELECTED"]
+    if not (behind and taken and all(_is_void(job) for one in taken for job in one["jobs"])):
+        return []
+    names = ", ".join(str(one["series"]) for one in taken)
+    verb = f"`npc-rtnode release --series {series['series']}` takes this one instead"
+    return [f"  way out           nothing came of series {names}: {verb}"]
+
+
+def _is_void(job: View) -> bool:
+    return job["state"] in ENDED_BADLY or (job["state"] == "HELD" and not job["releasable"])
 
 
 def _conflict_story(copies: list[View]) -> list[str]:

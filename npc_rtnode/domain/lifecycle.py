@@ -59,7 +59,7 @@ class Event(StrEnum):
     SELECTED = "SELECTED"
     SET_ASIDE = "SET_ASIDE"
     SUPERSEDED = "SUPERSEDED"
-    RECONSIDERED = "RECONSIDERED"  # an operator asks for selection anew
+    RECONSIDERED = "RECONSIDERED"  # judged anew: an operator asks, or another series of the study came or fell away
     BEGUN = "BEGUN"
     DONE = "DONE"
     HELD = "HELD"

@@ -254,7 +254,7 @@ class OpenStudy:
 
     reference: str
     complete: tuple[OpenSeries, ...]
-    tied: tuple[OpenSeries, ...] = ()  # held since no preference tells them from another: judged again with the rest
+    again: tuple[OpenSeries, ...] = ()  # were judged beside others, or their job came to nothing: judged with the rest
     selected: tuple[OpenSeries, ...] = ()  # have a job already, and keep it
 
 

@@ -76,7 +76,7 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
         return Postpone(now + timedelta(seconds=DISK_PAUSE_S), because, counts=False)
     if isinstance(error, BundleFault):  # the same, but a person will be longer about it
         return Postpone(now + timedelta(seconds=policy.longest_s), because, counts=False)
-    if not (isinstance(error, NodeError) and error.transient):
+    if not passes(error):
         return GiveUp(because)
     if isinstance(error, InferenceCrashed) and attempts >= CRASH_LIMIT:
         return Quarantine(f"{because} (died {attempts} times)")
@@ -86,6 +86,11 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     if policy.horizon_s is not None and until > since + timedelta(seconds=policy.horizon_s):
         return GiveUp(f"{because} (tried for {policy.horizon_s / 3600:.0f} h)")
     return Postpone(until, because)
+
+
+def passes(error: Exception) -> bool:
+    """Whether nothing is wrong with the work: the moment, the peer or a mended bundle will let it go on."""
+    return isinstance(error, BundleFault) or (isinstance(error, NodeError) and error.transient)
 
 
 def code_of(error: Exception) -> str:

@@ -18,6 +18,15 @@ from npc_rtnode.domain.records import SeriesAttributes, Truth, Verdict
 OUTRANKED, TIE, SECOND_CANDIDATE = "OUTRANKED", "TIE", "SECOND_CANDIDATE"
 """Codes of the reasons that come from the other series of the study."""
 
+INDICATION_UNKNOWN = "INDICATION_UNKNOWN"
+"""Code of the doubt for whom a candidate is meant; it is a candidate all the same."""
+
+BEHIND = frozenset({OUTRANKED, SECOND_CANDIDATE})
+"""What stands in the way of a series because another one was preferred or selected: void when that one falls away."""
+
+COMPARED = frozenset({TIE, SECOND_CANDIDATE, INDICATION_UNKNOWN})
+"""Doubts of a candidate that is held: it is compared again whenever the study is judged anew."""
+
 RANK = "rank"
 """The name of the verdict on a series among the candidates of its study."""
 
@@ -113,7 +122,9 @@ class _Candidates:
         self._ranking = ranking
         self._selected = [one.series_id for one in candidates if one.selected]
         open_ones = [one for one in candidates if not one.selected]
-        self._picked = [one.series_id for one in open_ones if self._by_rank(one.series_id).because in one.waived]
+        picked = [one.series_id for one in open_ones if self._by_rank(one.series_id).because in one.waived]
+        numbers = [one.series_id for one in open_ones]
+        self._picked = [one.series_id for one in open_ones if _taken_instead(one, numbers)] or picked
 
     def standing(self, one: Candidate) -> Standing:
         standing = self._by_word(one.series_id) if self._picked else self._by_rank(one.series_id)
@@ -135,7 +146,7 @@ class _Candidates:
     def _by_word(self, number: int) -> Standing:
         place = self._ranking.places[number]
         if number not in self._picked:
-            return Standing(Outcome.SET_ASIDE, f"{OUTRANKED}: a person picked series {_names(self._picked)}", place)
+            return Standing(Outcome.SET_ASIDE, _passed_over(self._picked), place)
         others = [*self._selected, *(one for one in self._picked if one != number)]
         return (
             Standing(Outcome.HELD, _second(others), place)
@@ -152,6 +163,15 @@ class _Candidates:
         if not others:
             return "the only candidate of this study"
         return f"preferred to series {_names(others)} of this study"
+
+
+def _taken_instead(one: Candidate, numbers: Iterable[int]) -> bool:
+    """Whether a person took it knowing of another one of these, which was taken then: that is the later word."""
+    return any(text in one.waived for other in numbers for text in (_second([other]), _passed_over([other])))
+
+
+def _passed_over(picked: Iterable[int]) -> str:
+    return f"{OUTRANKED}: a person picked series {_names(picked)}"
 
 
 def _second(others: Iterable[int]) -> str:

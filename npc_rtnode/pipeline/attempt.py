@@ -19,9 +19,19 @@ logger = log.get(__name__)
 def fault_barrier(record: Callable[[Exception], object]) -> Iterator[None]:
     """Hand any failure to `record`. A lost lease or a ledger that is away is not recorded: the work is found again."""
     try:
-        yield
+        with contained(record):
+            yield
     except (LeaseLost, LedgerUnavailable) as error:
         logger.warning("abandoned for now", because=retry.code_of(error))
+
+
+@contextmanager
+def contained(record: Callable[[Exception], object]) -> Iterator[None]:
+    """The barrier around a part of the work: with the ledger away or the lease lost the whole is abandoned."""
+    try:
+        yield
+    except (LeaseLost, LedgerUnavailable):
+        raise
     except Exception as error:  # noqa: BLE001 - the pipeline's only broad except: no input may end a lane or block its neighbours
         logger.warning("failed", because=retry.code_of(error), where=log.where(error))
         with _unrecorded():

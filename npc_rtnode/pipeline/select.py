@@ -27,15 +27,14 @@ from npc_rtnode.domain.records import (
     WorkOrder,
 )
 from npc_rtnode.domain.references import STRUCTURE_SET, judge_references
-from npc_rtnode.domain.retry import describe
+from npc_rtnode.domain.retry import describe, passes
 from npc_rtnode.domain.rules import RuleSet
-from npc_rtnode.domain.selection import Candidate, Outcome, Standing, decide, stand
+from npc_rtnode.domain.selection import INDICATION_UNKNOWN, Candidate, Outcome, Standing, decide, stand
 from npc_rtnode.errors import Unreadable
-from npc_rtnode.pipeline.attempt import fault_barrier
+from npc_rtnode.pipeline.attempt import contained, fault_barrier
 from npc_rtnode.ports import Clock, SeriesReader, Spool, StudyPages
 
 logger = log.get(__name__)
-_INDICATION = "INDICATION_UNKNOWN"
 _SAID_SO = "released by a person"
 _NOTHING_KNOWN = SeriesAttributes(0, {})
 
@@ -87,7 +86,7 @@ class Policy:
         """The series for itself: the verdicts `known` already, the rules', and for whom it is."""
         verdicts = (*known, *self.rules.evaluate(attributes))
         called = series.called_ae in self.npc_called_aes
-        said = _SAID_SO if any(reason.startswith(_INDICATION) for reason in series.waived) else None
+        said = _SAID_SO if any(reason.startswith(INDICATION_UNKNOWN) for reason in series.waived) else None
         indication = judge_indication(called, texts_of(attributes), self.indication_text, said)
         decision = decide(verdicts)
         return Judged(series, attributes, verdicts, decision.outcome, decision.reasons, indication)
@@ -131,7 +130,7 @@ class Selector:
         return len(waiting)
 
     def _choose(self, study: OpenStudy) -> None:
-        judged = [self._judge(series) for series in (*study.complete, *study.tied)]
+        judged = [self._judge(series) for series in (*study.complete, *study.again)]
         selected = [
             Candidate(series.series_id, self._compared(series), series.waived, selected=True)
             for series in study.selected
@@ -144,13 +143,16 @@ class Selector:
                 logger.info("series judged", study=study.reference, series=series.series_id, came_to=choice.event)
 
     def _give_up(self, study: OpenStudy, error: Exception) -> None:
+        """What passes by itself, a bundle that is away, decides nothing: the study is looked at again."""
+        if passes(error):
+            return
         judged = [self._unjudged(series, error) for series in study.complete]
         self._record(study, self._policy.choose(judged, ()))
 
     def _judge(self, series: OpenSeries) -> Judged:
         """One series for itself; whatever goes wrong with it holds it, and no other series of the study."""
         came_to: list[Judged] = []
-        with fault_barrier(lambda error: came_to.append(self._unjudged(series, error))):
+        with contained(lambda error: came_to.append(self._unjudged(series, error))):
             came_to.append(self._read(series))
         return came_to[0]
 
@@ -169,7 +171,7 @@ class Selector:
     def _compared(self, series: OpenSeries) -> SeriesAttributes:
         """What a series that has a job already is compared by; nothing, and so last, where it cannot be read now."""
         found = [_NOTHING_KNOWN]
-        with fault_barrier(lambda _: None):
+        with contained(lambda _: None):
             found.append(self._attributes(series))
         return found[-1]
 
@@ -196,7 +198,9 @@ def _decided(judged: Judged, standing: Standing | None) -> tuple[Event, tuple[st
         return Event.HELD, judged.reasons
     if standing is not None and standing.outcome is Outcome.SET_ASIDE:
         return Event.SET_ASIDE, standing.reasons
-    unindicated = () if judged.indication.truth is Truth.TRUE else (f"{_INDICATION}: {judged.indication.because}",)
+    unindicated = (
+        () if judged.indication.truth is Truth.TRUE else (f"{INDICATION_UNKNOWN}: {judged.indication.because}",)
+    )
     doubts = [*judged.reasons, *unindicated, *(standing.reasons if standing else ())]
     left = judged.left(doubts)
     return (Event.HELD, left) if left else (Event.SELECTED, ())

@@ -18,7 +18,7 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, InstanceRow, JobRow, Table
 from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
-from npc_rtnode.domain.records import AssociationInfo, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, Choice, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
 from npc_rtnode.domain.retry import GiveUp, Postpone
 from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
 from tests.builders.ledger import NOON, QUIET_S, Ledger
@@ -472,6 +472,36 @@ class TestWork:
         ledger.predicted()
         job = ledger.in_hand(JobState.PREDICTED, "write")
         assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
+
+    def test_a_result_of_another_series_waits_beside_a_delivered_one(self, ledger: Ledger) -> None:
+        """Two structure sets of one tumour: the second is held, though its series is another one of the study."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        ledger.receive("1.2.3.1", content="other")
+        assert ledger.series_states() == ["QUARANTINED"]
+        ledger.queued_job(series_uid="1.2.4")
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.HELD
+        (done,) = ledger.desk.release(ledger.study(), ledger.word())
+        assert "SUPERSEDES_DELIVERED: another result of this study" in done
+
+    def test_a_result_of_another_study_never_waits_for_it(self, ledger: Ledger) -> None:
+        """What was delivered of one study says nothing about another."""
+        ledger.written()
+        send_all(ledger, "tps", "pacs")
+        for number in range(3):
+            ledger.receive(f"7.2.{number}", "7.2", study_uid="7")
+        ledger.end()
+        ledger.later(QUIET_S + 1)
+        (quiet,) = ledger.series.quiet(ledger.now)
+        assert ledger.series.close(quiet, Closing(Event.CLOSED_WHOLE, "quiet and whole"), ledger.now)
+        (series,) = ledger.complete()
+        choice = Choice(Event.SELECTED, (), (), "r" * 64, ledger.order(series))
+        assert ledger.studies.choose([(series, choice)], ledger.now)
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        assert ledger.work.commit_result(job.lease, ledger.result(job), ledger.now) is JobState.WRITTEN
 
     def test_two_results_of_one_series_never_travel_together(self, ledger: Ledger) -> None:
         """A new order calls the older, undelivered result off; only the new one is owed."""

@@ -19,15 +19,17 @@ from npc_rtnode.cli import studies
 from npc_rtnode.cli.replay import Rehearsal
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.prediction import BundleStatement
 from npc_rtnode.domain.records import (
     Choice,
     Closing,
     InstanceIdentity,
     ReceivedInstance,
+    SendReceipt,
     SeriesAttributes,
     StoreOutcome,
 )
-from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
+from npc_rtnode.domain.retry import COMPUTE, GiveUp, RetryPolicy
 from npc_rtnode.domain.rule_loading import load_rules
 from npc_rtnode.domain.rules import RuleSet
 from npc_rtnode.errors import (
@@ -36,6 +38,7 @@ from npc_rtnode.errors import (
     GeometryRefused,
     InferenceCrashed,
     LedgerUnavailable,
+    NodeError,
     NodeStopping,
     NotFound,
     ObjectRefused,
@@ -416,6 +419,45 @@ class TestSelect:
         ledger.desk.release(ledger.study(), ledger.word())
         assert self.choose(ledger, {**ELIGIBLE, "Modality": "CT"})["state"] == "SET_ASIDE"
 
+    def test_a_ledger_that_is_away_while_a_series_is_judged_decides_nothing(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The study stays as it is and is judged at the next look; no series is held for the ledger's sake."""
+        ledger.complete_series()
+        ledger.complete_series(count=1, series_uid="1.2.5", modality="RTSTRUCT")
+        reader = FakeReader(STACK, ELIGIBLE, named=("1.2.3.1",))
+        selector = Selector(ledger.studies, FakeSpool(), reader, self.policy(RULES), lambda: ledger.now)
+
+        def away(*_: object) -> dict[str, int]:
+            raise LedgerUnavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.studies, "whereabouts", away)
+            assert selector.run() == 1
+        assert ledger.series_states() == ["COMPLETE", "COMPLETE"]
+        selector.run()
+        assert ledger.series_states() == ["SELECTED", "SET_ASIDE"]
+
+    @pytest.mark.parametrize("error", [BundleFault("weights: gone"), NodeStopping(), DiskLow()])
+    def test_a_bundle_that_is_away_leaves_the_study_waiting(self, ledger: Ledger, error: NodeError) -> None:
+        """Nothing is wrong with the series: it stays COMPLETE and is ordered when the bundle is back."""
+        ledger.complete_series()
+        answers: list[NodeError | None] = [error, None]
+
+        def bundle() -> BundleStatement:
+            if answer := answers.pop(0):
+                raise answer
+            return STATEMENT
+
+        policy = replace(self.policy(RULES), bundle=bundle)
+        reader = FakeReader(STACK, ELIGIBLE)
+        selector = Selector(ledger.studies, FakeSpool(), reader, policy, lambda: ledger.now)
+        selector.run()
+        (series,) = ledger.queries.study(ledger.study())["series"]
+        assert (series["state"], series["reasons"]) == ("COMPLETE", [])
+        selector.run()
+        assert ledger.series_states() == ["SELECTED"]
+
     def test_a_series_that_breaks_the_judge_is_held(self, ledger: Ledger) -> None:
         """An unexpected error waits for a person; no lane stops."""
         ledger.complete_series()
@@ -632,6 +674,124 @@ class TestSelectInAStudy:
         assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "HELD"}
         study.desk.release(study.study(), study.word())
         assert self.select(study, **series) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+
+    def deliver(self, ledger: Ledger) -> str:
+        """Take the one queued job through to the destinations; the state that its result was committed in."""
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        state = ledger.work.commit_result(job.lease, ledger.result(job), ledger.now)
+        for destination in ("tps", "pacs"):
+            while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
+                ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
+        return str(state)
+
+    def late(self, ledger: Ledger, event: Event = Event.CLOSED_WHOLE, *others: str) -> None:
+        """One more instance of the first series, beside other series; all close, the first one as said."""
+        ledger.receive("9.1.2", "9.1")
+        self.receive(ledger, *others)
+        ledger.later(self.quiet_s + 1)
+        for series in ledger.series.quiet(ledger.now):
+            closing = Closing(event if series.series_uid == "9.1" else Event.CLOSED_WHOLE, "as told")
+            assert ledger.series.close(series, closing, ledger.now)
+
+    def test_a_better_series_waits_behind_a_delivered_one(self, study: Ledger) -> None:
+        """A late slice of what was delivered and a better series: the better result is held, never sent unasked."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        assert self.deliver(study) == "WRITTEN"
+        self.late(study, Event.CLOSED_WHOLE, "9.2")
+        assert self.select(study, s1=self.good, s2=self.better)["s2"] == "SELECTED"
+        assert self.deliver(study) == "HELD"
+        assert newest_job(study)["reasons"][0].startswith("SUPERSEDES_DELIVERED: another result of this study")
+
+    def test_other_preferences_deliver_no_second_result_unasked(self, study: Ledger) -> None:
+        """Reprocessed by rules that prefer the other series, its result is held beside the delivered one."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.plain)
+        assert self.deliver(study) == "WRITTEN"
+        study.desk.reconsider(study.study(), study.word())
+        assert self.select(study, s1=self.plain, s2=self.good) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+        assert self.deliver(study) == "HELD"
+
+    def test_what_was_held_beside_another_is_compared_with_its_next_revision(self, study: Ledger) -> None:
+        """A better series that came late takes part again when the selected one has to be judged anew."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        self.settled(study, "9.2")
+        assert self.select(study, s1=self.good, s2=self.better)["s2"] == "HELD"
+        self.late(study)
+        self.select(study, s1=self.good, s2=self.better)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "SET_ASIDE"]
+        assert self.views(study)[2]["reasons"][0].startswith("OUTRANKED: series 2 ")
+
+    def test_a_series_without_an_indication_is_compared_with_later_ones(self, study: Ledger) -> None:
+        """A doubt for whom it is takes no series out of the ranking: a worse one that comes later is set aside."""
+        unsaid = {**self.better, "StudyDescription": "MR neck"}
+        self.settled(study, "9.1")
+        assert self.select(study, s1=unsaid) == {"s1": "HELD"}
+        self.settled(study, "9.2")
+        assert self.select(study, s1=unsaid, s2=self.good) == {"s1": "HELD", "s2": "SET_ASIDE"}
+
+    def test_the_outranked_take_part_when_the_preferred_is_judged_anew(self, study: Ledger) -> None:
+        """The next revision of the selected series no longer passes a rule: the second best goes on."""
+        self.settled(study, "9.1", "9.2", "9.3")
+        self.select(study, s1=self.better, s2=self.good, s3=self.plain)
+        self.late(study)
+        self.select(study, s1={**self.better, "Modality": "CT"}, s2=self.good, s3=self.plain)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "SET_ASIDE", "SET_ASIDE"]
+        assert self.views(study)[2]["reasons"][0].startswith("OUTRANKED: series 2 ")
+
+    @pytest.mark.parametrize("values", ["good", "better"])
+    def test_a_preferred_series_that_stalls_makes_way(self, study: Ledger, values: str) -> None:
+        """Set aside or held behind it, the other is judged again; not before the next revision has shown its end."""
+        self.settled(study, "9.1")
+        self.select(study, s1=self.good)
+        self.settled(study, "9.2")
+        second = {"good": self.plain, "better": self.better}[values]
+        before = self.select(study, s1=self.good, s2=second)["s2"]
+        study.receive("9.1.2", "9.1")
+        assert self.select(study, s1=self.good, s2=second) == {"s1": "RECEIVING", "s2": before}
+        self.late(study, Event.CLOSED_PARTIAL)
+        self.select(study, s1=self.good, s2=second)
+        assert study.series_states() == ["SUPERSEDED", "SELECTED", "STALLED"]
+
+    @pytest.mark.parametrize(("delivered", "came_to"), [(False, "WRITTEN"), (True, "HELD")])
+    def test_a_preferred_series_in_conflict_makes_way(self, study: Ledger, delivered: bool, came_to: str) -> None:
+        """The second best is judged when the first is quarantined; beside a delivered result its own one is held."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.plain)
+        if delivered:
+            self.deliver(study)
+        study.receive("9.1.1", "9.1", content="other")
+        study.later(self.quiet_s + 1)
+        assert self.select(study, s1=self.good, s2=self.plain) == {"s1": "QUARANTINED", "s2": "SELECTED"}
+        assert self.deliver(study) == came_to
+
+    @pytest.mark.parametrize("second", ["plain", "good", "better"])
+    def test_one_word_takes_another_series_when_nothing_came_of_the_first(self, study: Ledger, second: str) -> None:
+        """No switch by itself; `why` names the verb, one word is enough, and only one series keeps a job."""
+        values = {"s1": self.good, "s2": getattr(self, second)}
+        self.settled(study, "9.1")
+        self.select(study, **values)
+        self.settled(study, "9.2")
+        self.select(study, **values)
+        assert "takes this one instead" not in told_by_why(study)
+        study.work.failed(study.in_hand(JobState.QUEUED, "infer").lease, GiveUp("PIXELS_REFUSED: grey"), study.now)
+        assert self.select(study, **values)["s1"] == "SELECTED"
+        assert "nothing came of series 1: `npc-rtnode release --series 2` takes this one instead" in told_by_why(study)
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        assert self.select(study, **values) == {"s1": "SET_ASIDE", "s2": "SELECTED"}
+        assert [job["state"] for view in self.views(study) for job in view["jobs"]] == ["FAILED", "QUEUED"]
+
+    def test_one_word_takes_the_other_of_a_tie_when_nothing_came_of_the_picked(self, study: Ledger) -> None:
+        """The later word counts: the series that was passed over goes on, the one picked first is set aside."""
+        self.settled(study, "9.1", "9.2")
+        self.select(study, s1=self.good, s2=self.good)
+        study.desk.release(study.study(), study.word(), Only(series=2))
+        self.select(study, s1=self.good, s2=self.good)
+        study.work.failed(study.in_hand(JobState.QUEUED, "infer").lease, GiveUp("PIXELS_REFUSED: grey"), study.now)
+        study.desk.release(study.study(), study.word(), Only(series=1))
+        assert self.select(study, s1=self.good, s2=self.good) == {"s1": "SELECTED", "s2": "SET_ASIDE"}
 
     def test_one_broken_series_holds_no_other(self, study: Ledger) -> None:
         """What cannot be read is set aside, what breaks the judge is held, and no word makes it a candidate."""

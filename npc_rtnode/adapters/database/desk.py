@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT, Keep, in_conflict, settle_conflict
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move, tell
-from npc_rtnode.adapters.database.series import open_series, queue_job, requeue
+from npc_rtnode.adapters.database.series import codes_of, open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
@@ -223,7 +223,7 @@ def _never(rows: Iterable[SeriesRow], only: Only) -> list[str]:
 
 def _way_out(row: SeriesRow) -> str:
     """What a person can do about a quarantine."""
-    if _codes(row) & IDENTITY_CODES:
+    if codes_of(row) & IDENTITY_CODES:
         return "it is never used; the sender must send it anew as series of their own"
     if in_conflict(row):
         return "choose by --keep first or --keep last"
@@ -234,17 +234,13 @@ def _reasons(row: SeriesRow | JobRow) -> str:
     return "; ".join(str(reason) for reason in row.reasons)
 
 
-def _codes(row: SeriesRow) -> set[str]:
-    return {str(reason).split(":")[0] for reason in row.reasons}
-
-
 def _named(row: SeriesRow, only: Only) -> bool:
     """Whether it waits for nothing, but was named, and only another series of the study stands before it."""
-    return row.state == SeriesState.SET_ASIDE and only.series == row.id and _codes(row) == {OUTRANKED}
+    return row.state == SeriesState.SET_ASIDE and only.series == row.id and codes_of(row) == {OUTRANKED}
 
 
 def _short_alone(row: SeriesRow) -> bool:
-    return row.state == SeriesState.STALLED and bool(row.reasons) and _codes(row) <= RELEASABLE_CODES
+    return row.state == SeriesState.STALLED and bool(row.reasons) and codes_of(row) <= RELEASABLE_CODES
 
 
 def _release_series(session: Session, row: SeriesRow, word: Word) -> str:
@@ -308,7 +304,7 @@ def _resend_object(session: Session, item: ObjectRow, destination: str, word: Wo
 
 
 def _can_be_reconsidered(row: SeriesRow) -> bool:
-    return row.state in RECONSIDERABLE and not (row.state == SeriesState.QUARANTINED and _codes(row) & NEVER_AGAIN)
+    return row.state in RECONSIDERABLE and not (row.state == SeriesState.QUARANTINED and codes_of(row) & NEVER_AGAIN)
 
 
 def _reconsider(session: Session, row: SeriesRow, word: Word) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move, tell
-from npc_rtnode.adapters.database.series import call_off
+from npc_rtnode.adapters.database.series import call_off, fall_back
 from npc_rtnode.adapters.database.tables import (
     AssociationRow,
     InstanceRow,
@@ -126,6 +126,7 @@ class IntakeLedger:
             if row.state != SeriesState.QUARANTINED:
                 move(session, row, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
             call_off(session, row.jobs, "the series is quarantined: conflicting contents", now)
+            fall_back(session, row, now)
         return StoreOutcome.CONFLICT
 
     def _keep(self, session: Session, arrival: Arrival, now: datetime) -> None:

@@ -17,9 +17,13 @@ from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import Closing, Finding, OpenSeries, WorkOrder
 from npc_rtnode.domain.retry import CRASH_LIMIT
+from npc_rtnode.domain.selection import BEHIND
 
 UNFINISHED = {JobState.QUEUED, JobState.PREDICTED, JobState.HELD, JobState.WRITTEN}
 """Jobs that can be called off at once; one that a worker has in hand is called off when it wants to commit."""
+
+FALLEN = {SeriesState.STALLED, SeriesState.QUARANTINED}
+"""No result comes of these by itself."""
 
 OPEN_LIMIT_S = 600
 """An association that stays open (some peers keep one alive by C-ECHO) is not waited for longer than this."""
@@ -71,6 +75,7 @@ class SeriesLedger:
             row.closed_at, row.closed_because, row.due_at = now, closing.because, None
             row.input_digest, row.reasons, row.troubles = input_digest(inputs), list(closing.reasons), 0
             move(session, row, closing.event, Note(now, detail={"because": closing.because, "reasons": row.reasons}))
+            fall_back(session, row, now)
             return True
 
     def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
@@ -83,6 +88,26 @@ class SeriesLedger:
             row.due_at, row.reasons = now + timedelta(seconds=TROUBLE_PAUSE_S * 4 ** (row.troubles - 1)), [because]
             over = row.troubles >= CRASH_LIMIT
             move(session, row, Event.QUARANTINED if over else Event.POSTPONED, Note(now, detail={"because": because}))
+            fall_back(session, row, now)
+
+
+def fall_back(session: Session, fallen: SeriesRow, now: datetime) -> None:
+    """A series is stalled or quarantined: with none selected in its study, those behind one are judged again.
+
+    Not when it is merely superseded: then its next revision is judged first, together with them.
+    """
+    siblings = fallen.study.series
+    if fallen.state not in FALLEN or any(row.state == SeriesState.SELECTED for row in siblings):
+        return
+    for row in siblings:
+        if row.state in {SeriesState.SET_ASIDE, SeriesState.HELD} and codes_of(row) & BEHIND:
+            because = f"series {fallen.id} is {fallen.state}: nothing of the study is selected"
+            move(session, row, Event.RECONSIDERED, Note(now, detail={"because": because}))
+
+
+def codes_of(row: SeriesRow) -> set[str]:
+    """The codes of the reasons that stand at a series."""
+    return {str(reason).split(":")[0] for reason in row.reasons}
 
 
 def open_series(session: Session, row: SeriesRow) -> OpenSeries:

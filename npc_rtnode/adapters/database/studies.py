@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move
-from npc_rtnode.adapters.database.series import call_off, open_series, queue_job
+from npc_rtnode.adapters.database.series import call_off, codes_of, open_series, queue_job
 from npc_rtnode.adapters.database.tables import InstanceRow, SeriesRow, StudyRow, VerdictRow
-from npc_rtnode.domain.lifecycle import Event, SeriesState
+from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
 from npc_rtnode.domain.records import Choice, OpenSeries, OpenStudy, Verdict
-from npc_rtnode.domain.selection import TIE
+from npc_rtnode.domain.selection import COMPARED, OUTRANKED
 from npc_rtnode.domain.settling import Calm
 
 ASKED_AT_ONCE = 500
@@ -22,6 +22,9 @@ ASKED_AT_ONCE = 500
 
 JUDGED = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE}
 """What a choice makes of a series."""
+
+ENDED_BADLY = {JobState.FAILED, JobState.CANCELLED, JobState.QUARANTINED}
+"""Jobs that keep no other series of the study from being taken."""
 
 
 class StudyLedger:
@@ -63,7 +66,7 @@ class StudyLedger:
     def choose(self, judged: Sequence[tuple[OpenSeries, Choice]], now: datetime) -> bool:
         """Record the choice among a study's series in one transaction; False, and nothing, if one of them has changed.
 
-        A series that is held as it was before is left alone. Rows are locked in the order of their numbers.
+        One that stays what it was, for the same reasons, is left alone. Rows are locked in the order of their numbers.
         """
         by_number = sorted(judged, key=lambda item: item[0].series_id)
         with self._sessions.writing() as session:
@@ -95,22 +98,32 @@ def _open_study(session: Session, row: StudyRow) -> OpenStudy:
     def opened(rows: Iterable[SeriesRow]) -> tuple[OpenSeries, ...]:
         return tuple(open_series(session, series) for series in rows)
 
-    tied = [series for series in _in_state(row, SeriesState.HELD) if _is_tied(series)]
+    selected = [series for series in _in_state(row, SeriesState.SELECTED) if not _came_to_nothing(series)]
     return OpenStudy(
         reference=row.reference,
         complete=opened(_in_state(row, SeriesState.COMPLETE)),
-        tied=opened(tied),
-        selected=opened(_in_state(row, SeriesState.SELECTED)),
+        again=opened(series for series in row.series if _is_open(series, beside=selected)),
+        selected=opened(selected),
     )
 
 
-def _is_tied(row: SeriesRow) -> bool:
-    return any(str(reason).startswith(f"{TIE}:") for reason in row.reasons)
+def _is_open(row: SeriesRow, beside: Sequence[SeriesRow]) -> bool:
+    """Whether the series is compared again, beside the `selected` ones that keep their job."""
+    if row.state == SeriesState.HELD:
+        return bool(codes_of(row) & COMPARED)
+    if row.state == SeriesState.SET_ASIDE:
+        return codes_of(row) == {OUTRANKED} and not beside
+    return row.state == SeriesState.SELECTED and _came_to_nothing(row)
+
+
+def _came_to_nothing(row: SeriesRow) -> bool:
+    """Whether every job of a selected series ended without a result that may leave the house."""
+    return all(job.state in ENDED_BADLY or (job.state == JobState.HELD and not job.releasable) for job in row.jobs)
 
 
 def _record(session: Session, row: SeriesRow, choice: Choice, now: datetime) -> None:
-    if row.state == SeriesState.HELD:
-        if choice.event is Event.HELD and list(choice.reasons) == row.reasons:
+    if row.state != SeriesState.COMPLETE:
+        if choice.event == row.state and list(choice.reasons) == row.reasons:
             return
         move(session, row, Event.RECONSIDERED, Note(now, detail={"because": "another series of the study was judged"}))
     row.rules_hash, row.reasons = choice.rules_hash, list(choice.reasons)

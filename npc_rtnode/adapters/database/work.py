@@ -41,7 +41,7 @@ _ENDS: Mapping[type[Decision], Event] = {
     Quarantine: Event.QUARANTINED,
 }
 _SUPERSEDES_DELIVERED = (
-    "SUPERSEDES_DELIVERED: another result of this series was delivered, or may have been: a person decides on this one"
+    "SUPERSEDES_DELIVERED: another result of this study was delivered, or may have been: a person decides on this one"
 )
 
 
@@ -274,16 +274,17 @@ def _no_longer_wanted(row: JobRow) -> str | None:
 
 
 def _may_have_been_delivered(session: Session, row: JobRow) -> bool:
-    """Whether another result of the same series UID reached, or may have reached, some destination.
+    """Whether another result of the same study reached, or may have reached, some destination.
 
-    An attempt that ended in silence or confusion, or with its worker, may have stored the object at the peer.
+    Of whichever of its series: two would be two structure sets of one tumour. An attempt that ended in silence or
+    confusion, or with its worker, may have stored the object at the peer.
     """
     others = (
         select(DeliveryRow.id, DeliveryRow.sent_at)
         .join(ObjectRow)
         .join(JobRow)
         .join(SeriesRow)
-        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id != row.id)
+        .where(SeriesRow.study_id == row.series.study_id, JobRow.id != row.id)
     )
     deliveries = {row.id: row.sent_at for row in session.execute(others)}
     unsure = select(AttemptRow.id).where(
