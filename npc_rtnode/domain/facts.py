@@ -44,7 +44,7 @@ FAT_SUPPRESSED_WORDS = (
     r"(?![a-z])|(dixon|flex|ideal|wfi|wfs).*[-_ ]w$|抑脂|压脂|壓脂|脂肪抑制|水像|水相"
 )
 NOT_FAT_SUPPRESSED_WORDS = (
-    r"(?<![a-z])(non?|without|w/o|ohne)[-_ ]*(fs|fat[-_ ]?sat[a-z]*)(?![a-z])|(不|非|无)(抑脂|压脂)"
+    r"(?<![a-z])(non?|without|w/o(ut)?|ohne)[-_ ]*(fs|fat[-_ ]?sat[a-z]*)(?![a-z])|(不|非|无)(抑脂|压脂)"
 )
 WATER_IMAGES = frozenset({"WATER", "W"})
 """ImageType of the water image of a Dixon acquisition: fat is not in it."""
