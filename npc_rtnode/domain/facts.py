@@ -89,3 +89,15 @@ CONCLUDED: Mapping[str, Fact] = {
     "@fat_suppressed": Fact((*_SOURCES, "SeriesDescription"), fat_suppression),
 }
 """The facts that rules may ask for by these names."""
+
+MEASURED: Mapping[str, tuple[str, str]] = {
+    "@plane": ("@plane_angle_deg", "degrees off the nearest axis"),
+}
+"""Facts that another fact, a number, decided: which, and what it is called in a reason."""
+
+
+def measured(tag: str, attributes: SeriesAttributes) -> str:
+    """The number that decided a fact, in words; empty where there is none."""
+    number, unit = MEASURED.get(tag, ("", ""))
+    value = attributes.derived.get(number)
+    return f"{value:.3g} {unit}" if isinstance(value, int | float) else ""
