@@ -51,6 +51,7 @@ DERIVED_FACTS: Mapping[str, str] = {
     "@mosaic": "CS",
     "@phantom": "CS",
     "@sop_class": "LO",
+    "@pixels": "LT",
     "@fat_suppressed": "CS",
 }
 """Facts over a whole series that no single element states, with the VR whose operators they take. The reader judges

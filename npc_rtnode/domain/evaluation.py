@@ -22,11 +22,14 @@ from npc_rtnode.domain.clauses import (
     Op,
     Over,
 )
-from npc_rtnode.domain.facts import CONCLUDED
+from npc_rtnode.domain.facts import CONCLUDED, measured
 from npc_rtnode.domain.records import AttributeValue, AttributeValues, SeriesAttributes, Truth, Verdict
 
 SHOWN_CHARACTERS = 64
 """A value in a reason is cut here: a description attribute (LO) has at most 64 characters anyway."""
+
+FACT_CHARACTERS = 512
+"""What the node itself found out is told at length: the numbers stand in it."""
 
 # --- three-valued logic (Kleene) --------------------------------------------------------------------------------------
 
@@ -94,7 +97,8 @@ def _judge_clause(clause: Clause, attributes: SeriesAttributes) -> Answer:
     truths = [_answer(clause, entry) for entry in entries]
     result = _over_slices(clause.over, truths)
     deciding = [entry for entry, truth in zip(entries, truths, strict=True) if truth is result] or entries
-    fact = f"{clause.tag} {listed(deciding)}{_source(clause.tag, attributes)}"
+    most = FACT_CHARACTERS if clause.tag.startswith("@") else SHOWN_CHARACTERS
+    fact = f"{clause.tag} {listed(deciding, most)}{_source(clause.tag, attributes)}"
     if clause.over is Over.CONSTANT and len(set(entries) - {None}) > 1:
         result, fact = Truth.FALSE, f"{clause.tag} differs between slices: {listed(entries)}"
     return Answer(result, (fact,), fact if result is Truth.TRUE else f"{fact} (wanted {_wish(clause)})")
@@ -115,8 +119,8 @@ def entries_of(tag: str, attributes: SeriesAttributes) -> Sequence[Entry]:
 
 
 def _source(tag: str, attributes: SeriesAttributes) -> str:
-    """Which attributes a concluded fact was concluded from."""
-    because = CONCLUDED[tag].conclude(attributes).because if tag in CONCLUDED else ""
+    """What stands behind a fact: the attributes that it was concluded from, or the number that decided it."""
+    because = CONCLUDED[tag].conclude(attributes).because if tag in CONCLUDED else measured(tag, attributes)
     return f" ({because})" if because else ""
 
 
@@ -180,23 +184,23 @@ _ASK: Mapping[Op, Callable[[AttributeValues, AttributeValues], bool]] = {
 # --- reasons ----------------------------------------------------------------------------------------------------------
 
 
-def shown(value: AttributeValue) -> str:
-    """A value as a reason may quote it: at most SHOWN_CHARACTERS, control and direction characters escaped."""
+def shown(value: AttributeValue, most: int = SHOWN_CHARACTERS) -> str:
+    """A value as a reason may quote it: at most so many characters, control and direction characters escaped."""
     if not isinstance(value, str):
         return f"{value:g}"
-    cut = value if len(value) <= SHOWN_CHARACTERS else value[: SHOWN_CHARACTERS - 1] + "…"
+    cut = value if len(value) <= most else value[: most - 1] + "…"
     return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + '"'
 
 
-def _shown_entry(entry: Entry) -> str:
+def _shown_entry(entry: Entry, most: int) -> str:
     if entry is None:
         return "is missing"
-    return "is " + (shown("\\".join(map(str, entry))) if len(entry) > 1 else shown(entry[0]))
+    return "is " + shown("\\".join(map(str, entry)) if len(entry) > 1 else entry[0], most)
 
 
-def listed(entries: Sequence[Entry]) -> str:
-    """The distinct entries, at most three."""
-    distinct = list(dict.fromkeys(_shown_entry(entry) for entry in entries))
+def listed(entries: Sequence[Entry], most: int = SHOWN_CHARACTERS) -> str:
+    """The distinct entries, at most three, each of at most so many characters."""
+    distinct = list(dict.fromkeys(_shown_entry(entry, most) for entry in entries))
     more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
     return (", ".join(distinct[:3]) or "has no slices") + more
 

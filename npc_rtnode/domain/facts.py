@@ -44,7 +44,7 @@ FAT_SUPPRESSED_WORDS = (
     r"(?![a-z])|(dixon|flex|ideal|wfi|wfs).*[-_ ]w$|抑脂|压脂|壓脂|脂肪抑制|水像|水相"
 )
 NOT_FAT_SUPPRESSED_WORDS = (
-    r"(?<![a-z])(non?|without|w/o|ohne)[-_ ]*(fs|fat[-_ ]?sat[a-z]*)(?![a-z])|(不|非|无)(抑脂|压脂)"
+    r"(?<![a-z])(non?|without|w/o(ut)?|ohne)[-_ ]*(fs|fat[-_ ]?sat[a-z]*)(?![a-z])|(不|非|无)(抑脂|压脂)"
 )
 WATER_IMAGES = frozenset({"WATER", "W"})
 """ImageType of the water image of a Dixon acquisition: fat is not in it."""
@@ -89,3 +89,15 @@ CONCLUDED: Mapping[str, Fact] = {
     "@fat_suppressed": Fact((*_SOURCES, "SeriesDescription"), fat_suppression),
 }
 """The facts that rules may ask for by these names."""
+
+MEASURED: Mapping[str, tuple[str, str]] = {
+    "@plane": ("@plane_angle_deg", "degrees off the nearest axis"),
+}
+"""Facts that another fact, a number, decided: which, and what it is called in a reason."""
+
+
+def measured(tag: str, attributes: SeriesAttributes) -> str:
+    """The number that decided a fact, in words; empty where there is none."""
+    number, unit = MEASURED.get(tag, ("", ""))
+    value = attributes.derived.get(number)
+    return f"{value:.3g} {unit}" if isinstance(value, int | float) else ""

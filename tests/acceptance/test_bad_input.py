@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, RTStructureSetStorage
@@ -153,18 +154,30 @@ def test_another_modality_is_set_aside(
     ],
     ids=["inverted", "slope 0"],
 )
-def test_grey_values_that_mean_nothing_certain_end_the_job(
+def test_grey_values_that_mean_nothing_certain_are_set_aside(
     node: Node, scanner: Scanner, folder: Path, attributes: dict[str, str], said: str
 ) -> None:
-    """A well-formed series that is selected, and whose pixels cannot be used: FAILED, its code and number in `why`."""
+    """A well-formed series whose pixels cannot be used: no job, its code and number and count in `why`."""
     name = said.split(":")[0]
     uid, files = small_series(folder, name, attributes={"QualityControlImage": "YES", **attributes})
+    scanner.send_all([slice_of(path) for path in files])
+    node.wait_for(lambda: node.states(uid) == ["SET_ASIDE"], 30)
+    assert node.jobs(uid) == []
+    told = " ".join(node.cli("why", uid).stdout.split())
+    assert f'grey values: @pixels is "{said}' in told
+    assert "12 of 12 images" in told
+
+
+def test_pixels_that_are_padding_alone_end_the_job(node: Node, scanner: Scanner, folder: Path) -> None:
+    """What only the decoded pixels show: the series is selected, then FAILED, code and number in `why`."""
+    wishes = {"voxels": np.full((12, 64, 64), 7), "rows": 64, "columns": 64}
+    stated = {"QualityControlImage": "YES", "PixelPaddingValue": 7}
+    uid, files = small_series(folder, "padding alone", attributes=stated, **wishes)
     scanner.send_all([slice_of(path) for path in files])
     node.wait_for(lambda: node.job_states(uid) == ["FAILED"], 120)
     told = " ".join(node.cli("why", uid).stdout.split())
     assert "PIXELS_REFUSED" in told
-    assert said in told
-    assert "12 of 12 images" in told
+    assert "ALL_PADDING: all 49152 pixels are padding" in told
 
 
 def test_a_partial_series_is_never_inferred_until_it_is_whole(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.rules import load_rule_file, shipped_rule_sets, vr_of
 from npc_rtnode.domain.completeness import Kind, judge
 from npc_rtnode.domain.records import Truth
-from npc_rtnode.domain.selection import decide
+from npc_rtnode.domain.selection import Candidate, Outcome, decide, stand
 from npc_rtnode.errors import RulesFault
 from npc_rtnode.settings import SelectSettings
 from tests.builders.headers import real_files
@@ -213,6 +214,66 @@ def test_acquired_and_water_images_are_taken(tmp_path, image_type):
 def test_the_plane_is_axial(tmp_path, orientation, eligible):
     """A tilted or feet-first axial stack is axial; a sagittal one is set aside by its plane."""
     assert built(tmp_path, orientation=orientation).eligible is eligible
+
+
+def test_a_wrong_plane_is_told_with_its_angle(tmp_path):
+    """The number that decided is in the reason, and what would have been right."""
+    came_to, _ = decision("npc_ce_t1", make_series(tmp_path, slices=8, orientation="sagittal"))
+    text = 'plane: @plane is "sagittal" (0 degrees off the nearest axis) (wanted axial, within 30 degrees)'
+    assert came_to.reasons == (text,)
+
+
+UNUSABLE = [
+    ({"PhotometricInterpretation": "MONOCHROME1"}, "INVERTED_GREY: .*MONOCHROME1, 1 samples a pixel; .*with 1 needed"),
+    ({"BitsStored": 12, "HighBit": 15}, "HIGH_BIT: HighBit 15, 11 needed"),
+    ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "12"}, "LOSSY: .*ratio 12"),
+    ({"RescaleSlope": "0", "RescaleIntercept": "0"}, "RESCALE: RescaleSlope 0"),
+]
+
+
+@pytest.mark.parametrize("rules_name", ["npc_ce_t1", "any_axial_t1"])
+@pytest.mark.parametrize(("attributes", "said"), UNUSABLE, ids=[said.split(":")[0] for _, said in UNUSABLE])
+def test_grey_values_that_cannot_be_used_are_set_aside(tmp_path, rules_name, attributes, said):
+    """The question that would fail the job is asked at selection, with the code and the number that decided it."""
+    came_to = built(tmp_path, rules_name, **attributes)
+    assert came_to.set_aside
+    assert [reason.split(":")[0] for reason in came_to.reasons] == ["grey values"]
+    assert re.search(rf'@pixels is "{said}.* \(8 of 8 images\)"', came_to.reasons[0])
+
+
+def test_an_unusable_series_does_not_outrank_a_usable_one(tmp_path):
+    """Of two that differ in this alone, and of which the inverted one would be preferred, the usable one goes on."""
+    rules = load_rule_file("npc_ce_t1")
+    inverted = {"PhotometricInterpretation": "MONOCHROME1", "SeriesDescription": "AX T1 FS +C NPC"}
+    wishes = {1: inverted, 2: {"SeriesDescription": "AX T1 FS +C"}}
+    files = {n: make_series(tmp_path / str(n), slices=8, attributes=wish) for n, wish in wishes.items()}
+    seen = {n: READER.attributes(paths, rules.keywords()) for n, paths in files.items()}
+    passing = [Candidate(n, one) for n, one in seen.items() if decide(rules.evaluate(one)).eligible]
+    assert {n: standing.outcome for n, standing in stand(passing, rules.preferences).items()} == {2: Outcome.ELIGIBLE}
+    READER.volume(files[2])
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("mr_t1_axial_head_datalad", "*"),
+        ("mr_siemens_ce_t1_hn_vsseg", "*"),
+        ("mr_ge_signa_pd_axial_head", "*"),
+        ("mr_canon_galan_dti_1vol", "*"),
+        ("mr_philips_achieva_epi_2vol", "*"),
+        ("mr_uih_t1_sag_slab", "*"),
+        ("ts_siemens_j2k_fragmented", "*"),
+        ("rt_sts001_mr_t2fs/images", "*"),
+        ("mr_hitachi_echelon_jp_charset", "*"),
+        ("mr_enhanced_siemens_xa30_t1", "*791.dcm"),
+        ("mr_study_nema_enhanced_tumour", "*005"),
+        ("mr_study_nema_enhanced_tumour", "*008"),
+    ],
+)
+def test_real_grey_values_are_plain(folder, pattern):
+    """What scanners of every make write, frames of Enhanced MR included, is usable and said to be."""
+    files = [path for path in real_files(folder) if path.match(pattern)]
+    assert READER.attributes(files, []).derived["@pixels"] == "plain"
 
 
 def test_a_gap_is_set_aside_by_the_rules_too(tmp_path):

@@ -244,6 +244,30 @@ def test_derived_facts(tmp_path):
     assert facts["@sop_class"] == "MR Image Storage"
 
 
+def test_the_grey_values_are_a_fact(tmp_path):
+    """Usable ones are plain; others are told with code, number and count, in the words in which `volume` refuses."""
+    assert READER.attributes(make_series(tmp_path / "plain", slices=8), []).derived["@pixels"] == "plain"
+    odd = [{}] * 6 + [{"PhotometricInterpretation": "MONOCHROME1"}] * 2
+    files = make_series(tmp_path / "odd", slices=8, slice_attributes=odd, attributes={"BitsStored": 12, "HighBit": 15})
+    told = READER.attributes(files, []).derived["@pixels"]
+    assert "HIGH_BIT: HighBit 15, 11 needed (one less than BitsStored) (8 of 8 images)" in told
+    assert "INVERTED_GREY: PhotometricInterpretation MONOCHROME1" in told
+    assert "(2 of 8 images)" in told
+    with pytest.raises(PixelsRefused) as refused:
+        READER.volume(files)
+    assert told in str(refused.value)
+
+
+def test_what_has_no_rows_has_no_grey_values(tmp_path):
+    """An object that is no image is not asked how it states them."""
+    files = make_series(tmp_path, slices=2, attributes={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"})
+    for path in files:
+        ds = dcmread(path)
+        del ds.Rows, ds.Columns, ds.PixelData
+        ds.save_as(path)
+    assert "@pixels" not in READER.attributes(files, []).derived
+
+
 def test_derived_facts_of_a_broken_stack(tmp_path):
     """A gap is named; there is no spacing to speak of; the plane is still known."""
     facts = READER.attributes(make_series(tmp_path, gap_at=7), []).derived

@@ -142,10 +142,24 @@ def test_derived_facts_are_asked_like_attributes():
     """@plane and its like come from the judged facts of the series, with the operators of their type."""
     clause = {"tag": "@plane", "op": "equals", "value": "axial"}
     assert verdict(clause, series({"@plane": "axial"})).truth is T
-    assert verdict(clause, series({"@plane": "oblique by 41 degrees"})).because.startswith(
-        '@plane is "oblique by 41 degrees"'
-    )
     assert verdict(clause, series({})).truth is U
+
+
+def test_the_number_behind_a_plane_is_told():
+    """A wrong plane is told with its angle; without an angle, by its name alone."""
+    clause = {"tag": "@plane", "op": "equals", "value": "axial"}
+    tilted = verdict(clause, series({"@plane": "sagittal", "@plane_angle_deg": 3.14159}))
+    assert tilted.because == '@plane is "sagittal" (3.14 degrees off the nearest axis) (wanted equals "axial")'
+    assert verdict(clause, series({"@plane": "oblique"})).because == '@plane is "oblique" (wanted equals "axial")'
+
+
+def test_a_fact_is_told_at_length_and_an_attribute_is_cut():
+    """What the node found out carries the numbers at its end; the text of a file is cut after 64 characters."""
+    long = "x" * 300 + " 12 needed"
+    assert (
+        "12 needed" in verdict({"tag": "@pixels", "op": "equals", "value": "plain"}, series({"@pixels": long})).because
+    )
+    assert len(verdict(SAYS_T1, series(SeriesDescription=long)).because) < 150
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

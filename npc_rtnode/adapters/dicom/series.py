@@ -36,7 +36,7 @@ from npc_rtnode.adapters.dicom.pixels import FORM_KEYWORDS, decoded, decoded_fra
 from npc_rtnode.adapters.dicom.references import referenced_images
 from npc_rtnode.domain.geometry import MOST_FRAMES, StackJudgement, Volume, judge_stack, plane_of, stack_of
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.domain.pixels import PixelForm, fill_padding, refuse_unusable
+from npc_rtnode.domain.pixels import PixelForm, fill_padding, judge_pixels, refuse_unusable
 from npc_rtnode.domain.records import AttributeValue, AttributeValues, SeriesAttributes, SliceHeader
 from npc_rtnode.errors import Unreadable
 
@@ -92,7 +92,7 @@ class DicomSeriesReader:
     def attributes(self, files: Sequence[Path], keywords: Sequence[str]) -> SeriesAttributes:
         """The attributes that rules ask for, by DICOM keyword, and all `@derived` facts; raises Unreadable."""
         asked = [keyword for keyword in keywords if not keyword.startswith("@")]
-        wanted = (*_HEADER_KEYWORDS, *_QUALITY_KEYWORDS, *_REQUEST_SEQUENCES, "ImageType", *asked)
+        wanted = (*_HEADER_KEYWORDS, *FORM_KEYWORDS, *_QUALITY_KEYWORDS, *_REQUEST_SEQUENCES, "ImageType", *asked)
         slices = [part for file in _files(files, wanted) for part in file.slices]
         values = {keyword: tuple(_entry(part, keyword) for part in slices) for keyword in asked}
         return SeriesAttributes(len(slices), values, _derived(slices))
@@ -254,7 +254,7 @@ def _derived(slices: Sequence[Slice]) -> dict[str, AttributeValue]:
         "@phantom": _yes(bool(datasets) and _all_phantom(datasets)),
         "@sop_class": " and ".join(sorted({_sop_class(ds) for ds in datasets})),
     }
-    return facts | _spacing_facts(judgement) | _plane_facts(headers, judgement)
+    return facts | _pixel_facts(headers, datasets) | _spacing_facts(judgement) | _plane_facts(headers, judgement)
 
 
 def _sop_class(ds: Dataset) -> str:
@@ -275,6 +275,13 @@ def _all_phantom(datasets: Iterable[Dataset]) -> bool:
     return all(any(value_of(ds, keyword) == "YES" for keyword in _QUALITY_KEYWORDS) for ds in datasets)
 
 
+def _pixel_facts(headers: Sequence[SliceHeader], datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
+    """Whether the grey values can be used as `volume` needs them: "plain", or why not; absent where no image is."""
+    if not any(header.rows for header in headers):
+        return {}
+    return {"@pixels": "; ".join(map(str, judge_pixels([form_of(ds) for ds in datasets]))) or "plain"}
+
+
 def _spacing_facts(judgement: StackJudgement) -> dict[str, AttributeValue]:
     if judgement.stack is None:
         return {}
@@ -283,9 +290,9 @@ def _spacing_facts(judgement: StackJudgement) -> dict[str, AttributeValue]:
 
 
 def _plane_facts(headers: Sequence[SliceHeader], judgement: StackJudgement) -> dict[str, AttributeValue]:
-    """The plane where all slices share one: "axial", "coronal", "sagittal", or "oblique" with its angle named."""
+    """The plane where all slices share one: "axial", "coronal", "sagittal" or "oblique"; and its angle to an axis."""
     stated = [header.orientation for header in headers if header.orientation]
     if len(stated) < len(headers) or not stated or {"NOT_ORTHONORMAL", "MIXED_ORIENTATION"} & set(judgement.codes):
         return {}
     plane, angle = plane_of(min(stated))
-    return {"@plane": f"oblique by {angle:.0f} degrees" if plane == "oblique" else plane, "@plane_angle_deg": angle}
+    return {"@plane": plane, "@plane_angle_deg": angle}
