@@ -217,7 +217,7 @@ class Bundle:
     def _glance(self, values: Floats) -> Floats:
         """Map only: what the first look needs."""
         with torch.inference_mode():
-            gtv, _ = self._network.segment(self._tensor(values))
+            gtv = self._network.segment(self._tensor(values)).gtv
             return torch.sigmoid(gtv)[0, 0].cpu().numpy()
 
     def _tensor(self, values: Floats) -> torch.Tensor:
@@ -290,8 +290,9 @@ def _halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _widen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Back to float32, in which everything is computed."""
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    """Back to float32, in which everything is computed; ``classifier.1`` is how bundle 0.1.0 names the classifier."""
+    named = {name.replace("classifier.1.", "classifier."): tensor for name, tensor in state.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in named.items()}
 
 
 def _load(path: Path, manifest: Manifest) -> MultiTaskNet:

@@ -8,22 +8,42 @@ import torch
 from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 from torch import Tensor, nn
+from torch.nn import functional
 
 LOG_WEIGHT_LIMIT: Final = 3.0
 
 
 class SegmentationLoss(nn.Module):
-    """Soft Jaccard on the sigmoid plus focal loss with gamma 2, one to one (A17)."""
+    """Soft Jaccard on the sigmoid plus focal loss with gamma 2, one to one (A17).
 
-    def __init__(self) -> None:
+    ``smooth`` voxels are added above and below: in a window without tumour they decide from where on less is better.
+    """
+
+    def __init__(self, smooth: float = 1.0) -> None:
         super().__init__()
-        self.jaccard = DiceLoss(sigmoid=True, jaccard=True, smooth_nr=1.0, smooth_dr=1.0)
+        self.jaccard = DiceLoss(sigmoid=True, jaccard=True, smooth_nr=smooth, smooth_dr=smooth)
         self.focal = FocalLoss(gamma=2.0)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """(b, 1, z, y, x) logits and 0..1 target -> scalar."""
         loss: Tensor = self.jaccard(logits, target) + self.focal(logits, target)
         return loss
+
+
+def tissue_loss(logits: Tensor, levels: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the tissue category over the window plus, as dear, over the tumour, where the stage is decided.
+
+    (b, 5, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar.
+    """
+    each = functional.cross_entropy(logits, levels, reduction="none")
+    inside = target[:, 0]
+    return each.mean() + (each * inside).sum() / inside.sum().clamp(min=1.0)
+
+
+def ordinal_loss(logits: Tensor, stage: Tensor) -> Tensor:
+    """(b, 3) logits of "at least T2, T3, T4" and stages 0..3 -> scalar."""
+    above = (stage[:, None] > torch.arange(logits.shape[1], device=stage.device)).to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, above)
 
 
 class UncertaintyWeights(nn.Module):

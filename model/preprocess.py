@@ -349,6 +349,21 @@ def cut_mask(volume: Volume, mask: Mask, centre_mm: tuple[float, float, float], 
     return np.asarray(matrices[0] @ planes @ matrices[1].T, dtype=np.float32)
 
 
+def cut_labels(
+    volume: Volume, labels: NDArray[np.uint8], centre_mm: tuple[float, float, float], grid: GridSpec, fill: int
+) -> NDArray[np.uint8]:
+    """Canonical labels at the nearest native voxel of every voxel of the window of ``cut``; ``fill`` outside."""
+    source, valid = _source_slices(volume, centre_mm[0], grid)
+    near, inside = [], []
+    for axis in (1, 2):
+        points = _coordinates(centre_mm[axis], grid.shape[axis], grid.spacing_mm[axis], volume.spacing_mm[axis])
+        near.append(np.rint(points).astype(int))
+        inside.append((near[-1] >= 0) & (near[-1] < labels.shape[axis]))
+    y, x = (n.clip(0, labels.shape[axis] - 1) for axis, n in enumerate(near, start=1))
+    known = valid[:, None, None] & inside[0][None, :, None] & inside[1][None, None, :]
+    return np.where(known, labels[np.ix_(source, y, x)], np.uint8(fill))
+
+
 def paste(volume: Volume, window: Window, probability: Floats) -> Floats:
     """Inverse of ``cut`` for a map on the window: canonical native grid, zero outside the window (A24).
 

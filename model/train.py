@@ -22,18 +22,23 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.data import CLOSE_SHARE, Batch, Case, Cases, batches, cache_folder, centred, fill_cache, stack
+from model.data import Batch, Case, Cases, batches, cache_folder, centred, fill_cache, grid_of, stack
 from model.labels import STATEMENT
-from model.losses import SegmentationLoss, UncertaintyWeights
+from model.losses import SegmentationLoss, UncertaintyWeights, ordinal_loss, tissue_loss
 from model.manifest import GridSpec
-from model.network import PRESETS, MultiTaskNet, NetworkConfig, build
+from model.network import PRESETS, Drawn, MultiTaskNet, NetworkConfig, Staged, build
 
-LOG_FIELDS: Final = ("epoch", "step", "minutes", "lr", "cases", "jaccard_focal", "stage_ce", "lambda_seg",
-                     "lambda_stage", "tune_dice", "tune_ce", "tune_acc")  # fmt: skip
+LOG_FIELDS: Final = ("epoch", "step", "minutes", "lr", "cases", "seg", "stage", "lambda_seg", "lambda_stage",
+                     "tune_dice", "tune_ce", "tune_acc", "tune_auc", "tune_false")  # fmt: skip
+
+TISSUE_SHARE: Final = 0.5
+TOLD_SHARE: Final = 0.3
+"""What the tissue categories weigh beside the map, and ordinal and invasion heads beside the stage ("plus")."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ class TrainConfig:
     stage_from: float = 0.0
     """Share of the budget after which staging joins: until maps are maps, the T-net only costs time."""
     freeze_unet: bool = False
-    """Teach staging only, on second looks, with the U-Net as it is."""
+    """Teach staging only, with the U-Net as it is."""
+    bf16: bool = False
+    """Forward and backward in bfloat16 where autocast deems it safe; losses and weights stay float32."""
+    decay: float = 1e-4
+    measure_every: int = 2
+    """Epochs between measurements on the tuning cases."""
 
 
 class Trainer:
@@ -65,20 +75,22 @@ class Trainer:
         self.grid = grid
         self.net = build(network, config.seed)
         self.average = build(network, config.seed)
-        self.segmentation = SegmentationLoss()
+        self.segmentation = SegmentationLoss(smooth=10.0)
         self.weights = UncertaintyWeights()
         if config.freeze_unet:
             self.net.unet.requires_grad_(False)
-        self.optimiser = torch.optim.Adam(
+        learned = [p for p in self.net.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
             [
-                {"params": [p for p in self.net.parameters() if p.requires_grad], "lr": config.lr},
-                {"params": list(self.weights.parameters()), "lr": config.weight_lr},
+                {"params": learned, "lr": config.lr, "weight_decay": config.decay},
+                {"params": list(self.weights.parameters()), "lr": config.weight_lr, "weight_decay": 0.0},
             ]
         )
         self.step = 0
         self.epoch = 0
         self.spent_s = 0.0
         self.best = -1.0
+        self._ticked = time.monotonic()
 
     @property
     def progress(self) -> float:
@@ -95,7 +107,6 @@ class Trainer:
 
     def update(self, batch: Batch) -> tuple[float, float]:
         """One optimiser step; returns the two task losses."""
-        began = time.monotonic()
         self.optimiser.param_groups[0]["lr"] = self.lr()
         self.optimiser.zero_grad(set_to_none=True)
         losses = self.losses(self.net.train(), batch)
@@ -105,23 +116,32 @@ class Trainer:
         self.optimiser.step()
         self._follow()
         self.step += 1
-        self.spent_s += time.monotonic() - began
         seg, *stage = losses.detach().tolist()
         return seg, stage[0] if stage else float("nan")
 
     def losses(self, net: MultiTaskNet, batch: Batch) -> Tensor:
-        """(segmentation, staging) of one batch; windows that may cut the tumour teach no stage.
+        """(segmentation, staging) of one batch; windows that do not hold a whole tumour teach no stage.
 
-        Segmentation alone, (1,), before staging joins or where the batch holds no second look.
+        Segmentation alone, (1,), before staging joins or where no window holds a whole tumour.
         """
-        gtv, shared = net.segment(batch.image)
-        drawn: Tensor = self.segmentation(gtv, batch.target)
-        close = batch.close
-        if self.progress < self.config.stage_from or not close.any():
-            return drawn[None]
-        e7, e8, d1 = (feature[close] for feature in shared)
-        stage = net.stage(batch.image[close], gtv[close], (e7, e8, d1))
-        return torch.stack((drawn, functional.cross_entropy(stage, batch.stage[close])))
+        staging = self.progress >= self.config.stage_from and bool(batch.whole.any())
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            drawn = net.segment(batch.image)
+            staged = net.stage(batch.image, drawn) if staging else None
+        seg = self._map_loss(drawn, batch)
+        return seg[None] if staged is None else torch.stack((seg, _stage_loss(staged, batch)))
+
+    def _map_loss(self, drawn: Drawn, batch: Batch) -> Tensor:
+        loss: Tensor = self.segmentation(drawn.gtv.float(), batch.target)
+        if drawn.levels is not None:
+            loss = loss + TISSUE_SHARE * tissue_loss(drawn.levels.float(), batch.levels, batch.target)
+        return loss
+
+    def tick(self) -> None:
+        """Count the time since the last tick, waiting for cases and measuring included."""
+        now = time.monotonic()
+        self.spent_s += now - self._ticked
+        self._ticked = now
 
     def _follow(self) -> None:
         """Running average of weights and norm statistics; starts short so that early models are not held back."""
@@ -144,9 +164,13 @@ class Trainer:
         }
 
     def start(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run, all or those of a part, on a fresh clock."""
+        """Begin with the weights of another run on a fresh clock; what this network has not is left out."""
+        known = self.net.state_dict()
+        fitting = {name: w.float() for name, w in weights.items() if name in known and known[name].shape == w.shape}
+        if not fitting:
+            raise ValueError("none of these weights fits this network: train from the beginning, without --start")
         for net in (self.net, self.average):
-            net.load_state_dict({**net.state_dict(), **weights})
+            net.load_state_dict({**known, **fitting})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
@@ -159,20 +183,69 @@ class Trainer:
         self.best = clock["best"]
 
 
-def measure(net: MultiTaskNet, cases: list[Case], grid: GridSpec) -> tuple[float, float, float]:
-    """Mean Dice, stage cross-entropy and accuracy on the middle windows (model grid, no augmentation)."""
+def _stage_loss(staged: Staged, batch: Batch) -> Tensor:
+    """Cross-entropy of the stage, and of what else the network tells, over windows that hold a whole tumour."""
+    whole = batch.whole
+    loss = functional.cross_entropy(staged.stage.float()[whole], batch.stage[whole])
+    if staged.ordinal is not None:
+        loss = loss + TOLD_SHARE * ordinal_loss(staged.ordinal.float()[whole], batch.stage[whole])
+    if staged.invaded is not None:
+        told, truth = staged.invaded.float()[whole], batch.invaded[whole]
+        loss = loss + TOLD_SHARE * functional.binary_cross_entropy_with_logits(told, truth)
+    return loss
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Averaged weights on the tuning cases: Dice, stage cross-entropy, accuracy, macro AUC, share of false tumours."""
+
+    dice: float
+    entropy: float
+    accuracy: float
+    auc: float
+    false: float
+
+    @property
+    def score(self) -> float:
+        """What the best weights have most of."""
+        return self.dice - 0.15 * self.entropy
+
+
+def measure(net: MultiTaskNet, cases: list[Case], grid: GridSpec, *, bf16: bool = False) -> Tuned:
+    """The middle windows of all cases (model grid, no augmentation)."""
     net.eval()
-    rows = []
+    dice, false, told, truth = [], [], [], []
     with torch.inference_mode():
         for case in cases:
             batch = stack([centred(case, grid)])
-            gtv, stage = net(batch.image)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                gtv, stage = net(batch.image)
             drawn = gtv > 0
-            dice = 2 * float((drawn * batch.target).sum()) / max(1.0, float(drawn.sum() + batch.target.sum()))
-            log_p = torch.log_softmax(stage, 1)[0]
-            rows.append((dice, -float(log_p[case.stage]), float(int(log_p.argmax()) == case.stage)))
-    dice, entropy, accuracy = (float(value) for value in np.mean(rows, axis=0))
-    return dice, entropy, accuracy
+            if case.stage < 0:
+                false.append(float(drawn.sum() > FALSE_VOXELS))
+                continue
+            dice.append(2 * float((drawn * batch.target).sum()) / float(drawn.sum() + batch.target.sum()))
+            told.append(torch.softmax(stage.float()[0], 0).numpy())
+            truth.append(case.stage)
+    return _tuned(dice, np.array(told), np.array(truth), false)
+
+
+FALSE_VOXELS: Final = 10
+"""More than this drawn in a head without tumour is a false tumour."""
+
+
+def _tuned(dice: list[float], told: NDArray[np.float64], truth: NDArray[np.intp], false: list[float]) -> Tuned:
+    entropy = float(-np.log(told[np.arange(len(truth)), truth] + 1e-9).mean())
+    each = [_auc(told[truth == k, k], told[truth != k, k]) for k in np.unique(truth) if (truth != k).any()]
+    accuracy = float((told.argmax(axis=1) == truth).mean())
+    auc = float(np.mean(each)) if each else float("nan")
+    return Tuned(float(np.mean(dice)), entropy, accuracy, auc, float(np.mean(false)) if false else float("nan"))
+
+
+def _auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
+    """Share of pairs in the right order, ties half."""
+    pairs = positive[:, None] - negative[None, :]
+    return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
 
 
 def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:
@@ -182,15 +255,20 @@ def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:
         held = train.refresh()
         if held < trainer.config.batch or not tune.refresh():
             raise SystemExit(f"no cases for training in {train.folder}: run python -m model.data first")
-        rng = np.random.default_rng((trainer.config.seed, trainer.epoch))
-        losses = []
-        share = 1.0 if trainer.config.freeze_unet else CLOSE_SHARE
-        for batch in batches(train.all(), trainer.grid, rng, trainer.config.batch, share):
-            losses.append(trainer.update(batch))
-            if trainer.progress >= 1 or len(losses) == trainer.config.epoch_steps:
-                break
+        losses = _epoch(trainer, train.all())
         trainer.epoch += 1
         _report(trainer, _mean(losses), held, tune.all(), out)
+
+
+def _epoch(trainer: Trainer, cases: list[Case]) -> list[tuple[float, float]]:
+    rng = np.random.default_rng((trainer.config.seed, trainer.epoch))
+    losses: list[tuple[float, float]] = []
+    for batch in batches(cases, trainer.grid, rng, trainer.config.batch):
+        losses.append(trainer.update(batch))
+        trainer.tick()
+        if trainer.progress >= 1 or len(losses) == trainer.config.epoch_steps:
+            break
+    return losses
 
 
 def _mean(losses: list[tuple[float, float]]) -> tuple[float, float]:
@@ -200,27 +278,18 @@ def _mean(losses: list[tuple[float, float]]) -> tuple[float, float]:
     return float(seg.mean()), float(known.mean()) if known.size else float("nan")
 
 
-def _report(trainer: Trainer, losses: Any, held: int, tune: list[Case], out: Path) -> None:
-    dice, entropy, accuracy = measure(trainer.average, tune, trainer.grid)
-    lambdas = trainer.weights.weights()
-    row = (
-        trainer.epoch,
-        trainer.step,
-        trainer.spent_s / 60,
-        trainer.lr(),
-        held,
-        *losses,
-        *lambdas,
-        dice,
-        entropy,
-        accuracy,
-    )
+def _report(trainer: Trainer, losses: tuple[float, float], held: int, tune: list[Case], out: Path) -> None:
+    due = trainer.epoch % trainer.config.measure_every == 0 or trainer.progress >= 1
+    tuned = measure(trainer.average, tune, trainer.grid, bf16=trainer.config.bf16) if due else None
+    told = dataclasses.astuple(tuned) if tuned else (float("nan"),) * 5
+    clock = (trainer.epoch, trainer.step, trainer.spent_s / 60, trainer.lr(), held)
+    row = (*clock, *losses, *trainer.weights.weights(), *told)
     _append(out / "log.csv", row)
     print(" ".join(f"{name} {value:.4g}" for name, value in zip(LOG_FIELDS, row, strict=True)), flush=True)
-    score = dice - 0.15 * entropy
-    if score > trainer.best:
-        trainer.best = score
-        save_best(trainer, out, {"tune_dice": dice, "tune_stage_ce": entropy, "tune_stage_acc": accuracy})
+    if tuned and tuned.score > trainer.best:
+        trainer.best = tuned.score
+        save_best(trainer, out, {f"tune_{name}": value for name, value in dataclasses.asdict(tuned).items()})
+    trainer.tick()
     part = out / "last.part"
     torch.save(trainer.state(), part)
     part.rename(out / "last.pt")
@@ -270,6 +339,9 @@ def main(arguments: list[str] | None = None) -> int:
         seed=options.seed,
         stage_from=options.stage_from,
         freeze_unet=options.freeze_unet,
+        bf16=options.bf16,
+        epoch_steps=options.epoch_steps,
+        measure_every=options.measure_every,
     )
     folder = cache_folder(options.cache, grid)
     for cohort, count in (("train", options.cases), ("tune", options.tune_cases)):
@@ -283,14 +355,6 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.start(load_file(options.start))
     run(trainer, Cases(folder, "train", grid), Cases(folder, "tune", grid), options.out)
     return 0
-
-
-def grid_of(network: NetworkConfig) -> GridSpec:
-    """The window over the paper's field (105 mm in-plane, 6 mm slices) on the network's own grid."""
-    side = network.grid[1]
-    oversample = max(1, round(224 / side))
-    millimetres = 0.46875 * oversample
-    return GridSpec(network.grid, (6.0, millimetres, millimetres), oversample)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -307,7 +371,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--stage-from", type=float, default=TrainConfig.stage_from)
     parser.add_argument("--start", type=Path, help="begin with these weights (best.safetensors of another run)")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision on processors that have it")
+    parser.add_argument("--epoch-steps", type=int, default=TrainConfig.epoch_steps)
     parser.add_argument("--freeze-unet", action="store_true", help="teach staging only")
+    parser.add_argument("--measure-every", type=int, default=TrainConfig.measure_every, help="epochs")
     parser.add_argument("--threads", type=int, default=1)
     return parser
 

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from model.network import PRESETS, STRIDES, Attention3d, Bottleneck, MultiTaskNet, NetworkConfig, UNet8, build, pooled
+from model.network import (
+    PRESETS,
+    STRIDES,
+    Attention3d,
+    Bottleneck,
+    MultiTaskNet,
+    NetworkConfig,
+    UNet8,
+    _volumes,
+    build,
+    pooled,
+)
 
 TINY = PRESETS["tiny"]
 
@@ -124,7 +135,49 @@ def test_segment_then_stage_is_forward():
     net: MultiTaskNet = build(TINY).eval()
     x = window(TINY.grid, 1)
     with torch.inference_mode():
-        gtv, shared = net.segment(x)
+        drawn = net.segment(x)
         whole = net(x)
-        assert torch.equal(whole[0], gtv)
-        assert torch.equal(whole[1], net.stage(x, gtv, shared))
+        assert torch.equal(whole[0], drawn.gtv)
+        assert torch.equal(whole[1], net.stage(x, drawn).stage)
+
+
+PLUS = dataclasses.replace(TINY, levels=5, invaded=20, ordinal=True)
+
+
+def test_plus_tells_tissue_order_and_structures():
+    """The plus wiring names five tissue categories a voxel, three cumulative stages and twenty structures."""
+    net = build(PLUS).eval()
+    x = window(PLUS.grid, 1)
+    with torch.inference_mode():
+        drawn = net.segment(x)
+        staged = net.stage(x, drawn)
+    assert drawn.levels is not None
+    assert staged.ordinal is not None
+    assert staged.invaded is not None
+    assert drawn.levels.shape == (1, 5, *PLUS.grid)
+    assert (staged.stage.shape, staged.ordinal.shape, staged.invaded.shape) == ((1, 4), (1, 3), (1, 20))
+
+
+def test_plain_presets_keep_the_paper_product():
+    """Without the plus heads the T-net sees one channel, map x image, and nothing reaches the classifier beside it."""
+    net = build(TINY)
+    assert net.stager.stem[0].in_channels == 1
+    assert net.classifier.in_features == TINY.fusion_width
+    assert (net.unet.levels, net.ordinal, net.invaded) == (None, None, None)
+
+
+def test_plus_adds_context_and_keeps_the_product():
+    """Plus sees the product, the image and four shares of the map; eight volumes go straight to the classifier."""
+    net = build(PLUS)
+    assert net.stager.stem[0].in_channels == 6
+    assert net.classifier.in_features == PLUS.fusion_width + 8
+
+
+def test_volumes_grow_with_the_share_and_forget_hesitation():
+    """A compact sure share counts; the same amount spread thinly over the window counts for nothing."""
+    sure, thin = torch.zeros(1, 1, 5, 20, 20), torch.full((1, 1, 5, 20, 20), 0.01)
+    sure[0, 0, 2, 8:12, 8:13] = 1.0
+    assert float(sure.sum()) == pytest.approx(float(thin.sum()))
+    for large, small in zip(_volumes(sure)[0], _volumes(thin)[0], strict=True):
+        assert large > 1
+        assert small < 0.2

@@ -15,9 +15,10 @@ from model import data, evaluate, preprocess, train
 from model.bundle import Bundle, Recipe, make_bundle
 from model.manifest import GridSpec
 from model.network import PRESETS
+from model.phantom import make_case, small_profile
 
 TINY = PRESETS["tiny"]
-GRID = train.grid_of(TINY)
+GRID = data.grid_of(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,42 @@ def test_augmentation_keeps_image_and_mask_together(cases):
     case = cases[1]
     painted = replace(case, image=(case.mask / 255 * 4).astype(np.float16))
     for seed in range(6):
-        image, target, _, _ = data.augmented(painted, GRID, np.random.default_rng(seed))
+        sample = data.augmented(painted, GRID, np.random.default_rng(seed))
+        image, target = sample.image, sample.target
         if target.sum() > 20:
             assert float(image[target > 0].mean()) > float(image[target == 0].mean()) + 1
+
+
+def test_a_window_that_cuts_the_tumour_teaches_no_stage(cases):
+    """``whole`` is true where all of the tumour is in the window, whatever the scale, and false where it is cut."""
+    case = cases[1]
+    for seed in range(12):
+        sample = data.augmented(case, GRID, np.random.default_rng(seed))
+        touches = bool(sample.target[0].any() or sample.target[-1].any())
+        assert not (sample.whole and touches and sample.target.sum() < 0.8 * (case.mask >= 128).sum())
+    far = replace(case, mask=np.roll(case.mask, case.mask.shape[2] // 2, axis=2))
+    assert not any(data.augmented(far, GRID, np.random.default_rng(seed)).whole for seed in range(6))
+
+
+def test_stages_are_drawn_equally_often():
+    """Of a cohort with few T1 every category is drawn as often, heads without tumour as often as they come."""
+    stages = [0] * 5 + [1] * 50 + [2] * 25 + [3] * 20 + [-1] * 10
+    drawn = np.array(stages)[np.concatenate([data.balanced_order(stages, np.random.default_rng(k)) for k in range(60)])]
+    shares = [float((drawn == k).mean()) for k in (-1, 0, 1, 2, 3)]
+    assert shares[0] == pytest.approx(10 / 110, abs=0.02)
+    assert shares[1:] == pytest.approx([25 / 110] * 4, abs=0.02)
+
+
+def test_a_head_without_tumour_is_a_case(tmp_path):
+    """It has an empty mask, no stage, an anatomy to learn, and survives the disk."""
+    phantom = make_case("test", 5, profile=small_profile(), tumour=False)
+    case = data.prepare(phantom, GRID)
+    assert (case.stage, int(case.mask.sum()), bool(case.invaded.any())) == (-1, 0, False)
+    assert set(np.unique(case.levels)) == {0, 1, 2, 3, 4}
+    data.save_case(tmp_path / "a.npz", case, GRID)
+    again = data.load_case(tmp_path / "a.npz", GRID)
+    assert np.array_equal(again.levels, case.levels)
+    assert again.body == pytest.approx(case.body)
 
 
 def test_map_is_learned(cases):
