@@ -144,7 +144,7 @@ class Bundle:
         return Prediction(
             probability=volume.to_native(canonical),
             mask=volume.to_native(mask.astype(np.float32)) > 0,
-            stage_probabilities=_calibrated(stage_logits, self.manifest.temperature),
+            stage_probabilities=_calibrated(stage_logits, self.manifest),
             dropped_cc=dropped,
             limits=tuple(found),
         )
@@ -263,8 +263,8 @@ def _in_plane(start: Point, found: Point, grid: GridSpec) -> Iterator[tuple[floa
     return zip(start[1:], found[1:], grid.shape[1:], grid.spacing_mm[1:], strict=True)
 
 
-def _calibrated(logits: Floats, temperature: float) -> tuple[float, float, float, float]:
-    scaled = logits.astype(np.float64) / temperature
+def _calibrated(logits: Floats, manifest: Manifest) -> tuple[float, float, float, float]:
+    scaled = logits.astype(np.float64) / manifest.temperature + np.asarray(manifest.stage_offset)
     shares = np.exp(scaled - scaled.max())
     t1, t2, t3, t4 = (float(p) for p in shares / shares.sum())
     return t1, t2, t3, t4
@@ -324,6 +324,13 @@ class Recipe:
     centre_offset_mm: Point
     threshold: float = 0.5
     flip_average: bool = True
+    stage_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+
+
+def expected_offset(counts: Mapping[str, int]) -> tuple[float, ...]:
+    """Log shares of the stages in the population expected, less those of balanced training."""
+    total = sum(counts.values())
+    return tuple(round(float(np.log(counts[stage] * len(labels.STAGES) / total)), 4) for stage in labels.STAGES)
 
 
 def make_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) -> Bundle:
@@ -363,6 +370,7 @@ def _manifest_of(recipe: Recipe) -> Manifest:
         postprocess=Postprocess(threshold=recipe.threshold),
         temperature=recipe.temperature,
         flip_average=recipe.flip_average,
+        stage_offset=recipe.stage_offset,
         centre_offset_mm=recipe.centre_offset_mm,
         input_limits=dict(TRAINED_LIMITS),
         metrics=recipe.metrics,
@@ -403,9 +411,18 @@ def card(manifest: Manifest) -> str:
         "",
     ]
     lines += [f"- {name}: {_plain(value)}" for name, value in sorted(manifest.metrics.items())]
+    lines += _reliability_table(manifest.metrics.get("reliability", []))
     lines += ["", "## Inputs covered by training", ""]
     lines += [f"- {name}: {x.low:g} to {x.high:g} {x.unit}" for name, x in sorted(manifest.input_limits.items())]
     return "\n".join(lines) + "\n"
+
+
+def _reliability_table(table: list[list[float]]) -> list[str]:
+    """How often the most likely stage was right, by how sure the bundle said it was."""
+    if not table:
+        return []
+    head = ["", "## How sure, how right", "", "| phantoms | said | right |", "| --- | --- | --- |"]
+    return [*head, *(f"| {n} | {said:.2f} | {right:.2f} |" for n, said, right in table)]
 
 
 def _staging_verdict(metrics: Mapping[str, Any]) -> str:
@@ -466,6 +483,7 @@ def _make(options: argparse.Namespace) -> int:
         metrics={**facts.get("training", {}), **measured},
         centre_offset_mm=tuple(facts["centre_offset_mm"]),
         flip_average=not options.no_flip,
+        stage_offset=expected_offset(labels.PAPER_STAGE_COUNTS),
     )
     bundle = make_bundle(options.out, load_file(options.checkpoint), recipe)
     print(f"{options.out}: {bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256}")

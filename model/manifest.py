@@ -88,6 +88,8 @@ class Manifest:
     metrics: Mapping[str, Any]
     generator_sha256: str
     files: Mapping[str, str] = field(default_factory=dict)
+    stage_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """Added to the stage logits after the temperature: log of how common each class is expected to be."""
     format: int = FORMAT
 
     @property
@@ -131,8 +133,9 @@ def _manifest(raw: Any, path: Path) -> Manifest:
 
 def _from_dict(raw: dict[str, Any]) -> Manifest:
     fields = dict(raw)
-    for name in ("inputs", "structures", "stage_classes", "centre_offset_mm"):
-        fields[name] = tuple(fields[name])
+    for name in ("inputs", "structures", "stage_classes", "centre_offset_mm", "stage_offset"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     grid = dict(raw["grid"])
     fields["grid"] = GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), int(grid["oversample"]))
     fields["postprocess"] = Postprocess(**raw["postprocess"])

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model import statistics
 from model.data import Batch, Case, Cases, batches, cache_folder, centred, fill_cache, grid_of, stack
 from model.labels import STATEMENT
 from model.losses import SegmentationLoss, UncertaintyWeights, ordinal_loss, tissue_loss
@@ -236,16 +237,8 @@ FALSE_VOXELS: Final = 10
 
 def _tuned(dice: list[float], told: NDArray[np.float64], truth: NDArray[np.intp], false: list[float]) -> Tuned:
     entropy = float(-np.log(told[np.arange(len(truth)), truth] + 1e-9).mean())
-    each = [_auc(told[truth == k, k], told[truth != k, k]) for k in np.unique(truth) if (truth != k).any()]
-    accuracy = float((told.argmax(axis=1) == truth).mean())
-    auc = float(np.mean(each)) if each else float("nan")
+    accuracy, auc = statistics.accuracy(told, truth), statistics.auc_macro(told, truth)
     return Tuned(float(np.mean(dice)), entropy, accuracy, auc, float(np.mean(false)) if false else float("nan"))
-
-
-def _auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
-    """Share of pairs in the right order, ties half."""
-    pairs = positive[:, None] - negative[None, :]
-    return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
 
 
 def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:

@@ -175,7 +175,7 @@ def test_staging_figures_of_a_perfect_reader():
     """All right is accuracy 1, AUC 1 and a diagonal table; a flat answer is AUC .5."""
     truth = np.array([0, 1, 1, 2, 3])
     perfect = evaluate.staging_figures(np.eye(4)[truth] * 0.97 + 0.01 * (1 - np.eye(4)[truth]), truth)
-    assert (perfect["stage_accuracy"], perfect["auc_micro"], perfect["auc_macro"]) == (1, 1, 1)
+    assert (perfect["acc"], perfect["auc_micro"], perfect["auc_macro"]) == (1, 1, 1)
     assert np.trace(perfect["confusion"]) == 5
     assert evaluate.staging_figures(np.full((5, 4), 0.25), truth)["auc_micro"] == 0.5
 
