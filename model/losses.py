@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LOG_WEIGHT_LIMIT: Final = 3.0
+LEAST_WEIGHT: Final = 0.1
 
 
 class SegmentationLoss(nn.Module):
@@ -64,3 +66,63 @@ class UncertaintyWeights(nn.Module):
     def weights(self) -> list[float]:
         """The lambdas now."""
         return torch.exp(-self.s.detach().clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT)).tolist()
+
+
+class FixedWeights(nn.Module):
+    """Every task weighs one, always."""
+
+    def __init__(self, tasks: int = 2) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """(tasks,) -> their sum."""
+        return losses.sum()
+
+    def weights(self) -> list[float]:
+        """The lambdas now."""
+        return [1.0] * self.tasks
+
+
+class LiteralWeights(nn.Module):
+    """The paper to the letter: lambda_i L_i with lambda_i learned from 1. Kept to show why not (A16).
+
+    Its gradient in lambda is L > 0, so lambda falls through zero and from then on the task loss is maximised.
+    """
+
+    def __init__(self, tasks: int = 2) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.ones(tasks))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """(tasks,) -> sum of lambda L; a shorter vector holds the first tasks only."""
+        return (self.raw[: len(losses)] * losses).sum()
+
+    def weights(self) -> list[float]:
+        """The lambdas now."""
+        return [float(value) for value in self.raw.detach()]
+
+
+class RenormalisedWeights(LiteralWeights):
+    """Literal lambdas that cannot run away: at least ``FLOOR`` each, together always the number of tasks (A16)."""
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """(tasks,) -> sum of lambda L; a shorter vector holds the first tasks only."""
+        return (self._shares()[: len(losses)] * losses).sum()
+
+    def weights(self) -> list[float]:
+        """The lambdas now."""
+        return [float(value) for value in self._shares().detach()]
+
+    def _shares(self) -> Tensor:
+        kept = self.raw.clamp(min=LEAST_WEIGHT)
+        return kept * (len(kept) / kept.sum())
+
+
+WEIGHTS: Final[Mapping[str, Callable[[], nn.Module]]] = {
+    "uncertainty": UncertaintyWeights,
+    "fixed": FixedWeights,
+    "renormalised": RenormalisedWeights,
+    "literal": LiteralWeights,
+}
+"""How the two task losses are weighed, by name; "uncertainty" is the filling of A16."""

@@ -52,6 +52,9 @@ class NetworkConfig:
     """Structures whose invasion is told beside the stage (design 5.2-2)."""
     ordinal: bool = False
     """Three more logits for "at least T2, T3, T4" (design 5.2-3)."""
+    wiring: str = "joint"
+    """"joint" is the paper's; its ablations (table 5): "no_fusion" pools and concatenates the four features instead of
+    fusing them, "separate" stages from the product alone, with the map held still (A12, A29)."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:
@@ -64,7 +67,22 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
 
+PAPER: Final = NetworkConfig(
+    grid=(21, 224, 224),
+    pixel_mm=0.46875,
+    widths=(32, 64, 128, 256, 320, 320, 320, 320),
+    flat_levels=0,
+    gate="plain",
+    stage_width=64,
+    fusion_width=256,
+)
+"""The paper's reading (A1..A15): its window, base 32, 3x3x3 throughout, ResNet-50's widths, fusion 256."""
+
 PRESETS: Final[Mapping[str, NetworkConfig]] = {
+    "paper": PAPER,
+    "aniso": dataclasses.replace(PAPER, flat_levels=3),  # 1x3x3 while a pixel is thinner than a slice (A6)
+    "small": NetworkConfig(),  # a quarter of the pixels and widths, for phantoms on a processor
+    "plus": NetworkConfig(grid=(21, 64, 64), levels=5, invaded=20, ordinal=True),  # small, and what 5.2 adds
     "tiny": NetworkConfig(
         grid=(21, 32, 32),
         widths=(4, 8, 8, 16, 16, 16, 16, 16),
@@ -72,8 +90,6 @@ PRESETS: Final[Mapping[str, NetworkConfig]] = {
         fusion_width=16,
         dropout=0.0,
     ),
-    "small": NetworkConfig(),
-    "plus": NetworkConfig(grid=(21, 64, 64), levels=5, invaded=20, ordinal=True),
 }
 
 
@@ -304,6 +320,17 @@ class Fusion(nn.Module):
         return x.mean(dim=(2, 3, 4))
 
 
+class Pooled(nn.Module):
+    """What stands in for the fusion in both ablations: every feature averaged over its grid, side by side (A12)."""
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Maps on their own grids -> (sum of their channels,)."""
+        return torch.cat([feature.mean(dim=(2, 3, 4)) for feature in features], dim=1)
+
+
+WIRINGS: Final = ("joint", "no_fusion", "separate")
+
+
 class MultiTaskNet(nn.Module):
     """GTV map and T stage from one window (figure 2). With ``levels``, the T-net also sees where the map lies.
 
@@ -317,12 +344,23 @@ class MultiTaskNet(nn.Module):
         self.config = config
         self.unet = UNet8(config)
         self.stager = BoTNet3d(config)
-        self.fusion = Fusion((*self.unet.shared_widths, self.stager.width), self.stager.grid, config)
-        width = config.fusion_width + 2 * max(0, config.levels - 1)
+        self.fusion, fused = self._joint()
+        width = fused + 2 * max(0, config.levels - 1)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, config.classes)
         self.ordinal = nn.Linear(width, config.classes - 1) if config.ordinal else None
         self.invaded = nn.Linear(width, config.invaded) if config.invaded else None
+
+    def _joint(self) -> tuple[nn.Module, int]:
+        """What joins U-Net and T-net, and the width of what it gives."""
+        config = self.config
+        if config.wiring not in WIRINGS:
+            raise ValueError(f"wiring must be one of {', '.join(WIRINGS)}, got {config.wiring!r}")
+        shared = self.unet.shared_widths if config.wiring != "separate" else ()
+        widths = (*shared, self.stager.width)
+        if config.wiring == "joint":
+            return Fusion(widths, self.stager.grid, config), config.fusion_width
+        return Pooled(), sum(widths)
 
     def segment(self, x: Tensor) -> Drawn:
         """(batch, c, *grid) -> map, tissue categories and the three shared features."""
@@ -332,8 +370,12 @@ class MultiTaskNet(nn.Module):
 
     def stage(self, x: Tensor, drawn: Drawn) -> Staged:
         """What :meth:`segment` took and gave -> stage logits (batch, classes) and what else is told of it."""
+        if self.config.wiring == "separate":
+            levels = None if drawn.levels is None else drawn.levels.detach()
+            drawn = Drawn(drawn.gtv.detach(), levels, drawn.shared)
         seen, volumes = self._seen(x, drawn)
-        fused = self.fusion((*drawn.shared, self.stager(seen)))
+        shared = () if self.config.wiring == "separate" else drawn.shared
+        fused = self.fusion((*shared, self.stager(seen)))
         told = torch.cat((self.dropout(fused), volumes), dim=1)
         ordinal, invaded = (None if head is None else head(told) for head in (self.ordinal, self.invaded))
         return Staged(self.classifier(told), ordinal, invaded)

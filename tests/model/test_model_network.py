@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.network import (
     PRESETS,
@@ -181,3 +182,63 @@ def test_volumes_grow_with_the_share_and_forget_hesitation():
     for large, small in zip(_volumes(sure)[0], _volumes(thin)[0], strict=True):
         assert large > 1
         assert small < 0.2
+
+
+def on_paper(preset: str) -> MultiTaskNet:
+    """A preset's network without a single weight in memory."""
+    with torch.device("meta"):
+        return MultiTaskNet(PRESETS[preset]).eval()
+
+
+COUNTED = {  # millions of weights and GFLOP of one window (1 MAC = 2 FLOP): U-Net, T-net, fusion
+    "paper": ((59.901, 27.303, 8.118), (1104.69, 151.02, 2.35)),
+    "aniso": ((58.168, 27.303, 8.118), (598.51, 151.02, 2.35)),
+    "small": ((2.398, 0.971, 0.497), (2.55, 0.40, 0.01)),
+    "plus": ((2.398, 0.980, 0.497), (3.27, 0.87, 0.01)),
+    "tiny": ((0.169, 0.111, 0.032), (0.10, 0.02, 0.00)),
+}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_weights_and_work_are_as_counted(preset):
+    """Parameters and FLOPs of every preset, counted layer by layer, are those of docs/model.md."""
+    net = on_paper(preset)
+    weights, work = COUNTED[preset]
+    parts = (net.unet, net.stager, net.fusion)
+    assert [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts] == pytest.approx(weights, abs=6e-4)
+    with FlopCounterMode(display=False, depth=2) as counter:
+        net(torch.empty(1, 1, *net.config.grid, device="meta"))
+    counts = counter.get_flop_counts()
+    found = [sum(counts[f"MultiTaskNet.{name}"].values()) / 1e9 for name in ("unet", "stager", "fusion")]
+    assert found == pytest.approx(work, abs=6e-3)
+
+
+def test_paper_features_have_the_paper_grids():
+    """Encoder 7, encoder 8 and decoder 1 of the paper's window, and the T-net's last grid 3 x 7 x 7 (A1, A15)."""
+    net = on_paper("paper")
+    drawn = net.segment(torch.empty(1, 1, 21, 224, 224, device="meta"))
+    assert [tuple(feature.shape[1:]) for feature in drawn.shared] == [(320, 3, 4, 4), (320, 3, 2, 2), (320, 3, 4, 4)]
+    assert drawn.gtv.shape == (1, 1, 21, 224, 224)
+    assert (net.stager.grid, net.stager.width) == ((3, 7, 7), 2048)
+    assert net.config.gate == "plain"
+
+
+def stage_gradient(wiring: str) -> float:
+    """How strongly the stage pulls at the U-Net."""
+    net = build(dataclasses.replace(TINY, wiring=wiring))
+    _, stage = net(window(TINY.grid))
+    stage.square().sum().backward()
+    return sum(float(p.grad.abs().sum()) for p in net.unet.parameters() if p.grad is not None)
+
+
+def test_ablations_are_wired_as_the_paper_says():
+    """wo-FFA joins all four features and trains the U-Net; Separate-training sees the product alone and does not."""
+    joined = build(dataclasses.replace(TINY, wiring="no_fusion"))
+    apart = build(dataclasses.replace(TINY, wiring="separate"))
+    assert joined.classifier.in_features == sum(joined.unet.shared_widths) + joined.stager.width
+    assert apart.classifier.in_features == apart.stager.width
+    assert stage_gradient("joint") > 0
+    assert stage_gradient("no_fusion") > 0
+    assert stage_gradient("separate") == 0
+    with pytest.raises(ValueError, match="wiring must be one of"):
+        build(dataclasses.replace(TINY, wiring="apart"))
