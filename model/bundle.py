@@ -151,13 +151,20 @@ class Bundle:
 
     def look(self, volume: Volume) -> tuple[Floats, Floats]:
         """Raw stage logits and the probability map on the canonical native grid."""
-        body, steps = preprocess.body_mask(volume)
-        scaled = preprocess.normalise(volume, body, steps)
-        middle = preprocess.body_centre_mm(volume, body, steps)
-        offset = self.manifest.centre_offset_mm
-        start = (middle[0] + offset[0], middle[1] + offset[1], middle[2] + offset[2])
-        window, probability, logits = self._window(scaled, self._find(scaled, start))
+        scaled, start = self._scaled(volume)
+        centre = self._find(scaled, start) if self.manifest.window == "roi" else start
+        window, probability, logits = self._window(scaled, centre)
         return preprocess.paste(scaled, window, probability), logits
+
+    def _scaled(self, volume: Volume) -> tuple[Volume, Point]:
+        """The z-scored volume and where its window starts from, in mm from the first voxel."""
+        body, steps = preprocess.body_mask(volume)
+        whole = self.manifest.intensity == "volume"
+        scaled = preprocess.normalise_whole(volume) if whole else preprocess.normalise(volume, body, steps)
+        on_image = self.manifest.window == "image"
+        z, y, x = preprocess.image_centre_mm(volume) if on_image else preprocess.body_centre_mm(volume, body, steps)
+        dz, dy, dx = self.manifest.centre_offset_mm
+        return scaled, (z + dz, y + dy, x + dx)
 
     def verify(self) -> GoldenResult:
         """Predict the golden case and compare with the expected answer stored beside it."""

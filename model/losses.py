@@ -104,7 +104,7 @@ class LiteralWeights(nn.Module):
 
 
 class RenormalisedWeights(LiteralWeights):
-    """Literal lambdas that cannot run away: at least ``FLOOR`` each, together always the number of tasks (A16)."""
+    """Literal lambdas that cannot run away: at least ``LEAST_WEIGHT`` each, together the number of tasks (A16)."""
 
     def forward(self, losses: Tensor) -> Tensor:
         """(tasks,) -> sum of lambda L; a shorter vector holds the first tasks only."""
@@ -115,8 +115,8 @@ class RenormalisedWeights(LiteralWeights):
         return [float(value) for value in self._shares().detach()]
 
     def _shares(self) -> Tensor:
-        kept = self.raw.clamp(min=LEAST_WEIGHT)
-        return kept * (len(kept) / kept.sum())
+        kept = self.raw.clamp(min=1e-3)
+        return LEAST_WEIGHT + len(kept) * (1 - LEAST_WEIGHT) * kept / kept.sum()
 
 
 WEIGHTS: Final[Mapping[str, Callable[[], nn.Module]]] = {

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 FILE: Final = "bundle.json"
 FORMAT: Final = 1
+WINDOWS: Final = ("roi", "body", "image")
+INTENSITIES: Final = ("body", "volume")
 
 
 class BundleError(Exception):
@@ -90,6 +92,10 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     stage_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     """Added to the stage logits after the temperature: log of how common each class is expected to be."""
+    window: str = "roi"
+    """Where the window lies (A21): "roi" at the tumour the first look finds, "body" on the body, "image" (paper)."""
+    intensity: str = "body"
+    """What the z-score is taken over (A23): "body" clipped inside the head, "volume" all voxels as they are (paper)."""
     format: int = FORMAT
 
     @property
@@ -140,6 +146,9 @@ def _from_dict(raw: dict[str, Any]) -> Manifest:
     fields["grid"] = GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), int(grid["oversample"]))
     fields["postprocess"] = Postprocess(**raw["postprocess"])
     fields["input_limits"] = {name: Limit(**limit) for name, limit in raw["input_limits"].items()}
+    for name, known in (("window", WINDOWS), ("intensity", INTENSITIES)):
+        if fields.get(name, known[0]) not in known:
+            raise ValueError(f"{name} is {fields[name]!r}, known are {', '.join(known)}")
     return Manifest(**fields)
 
 

@@ -29,6 +29,9 @@ MAX_VOXELS: Final = 2**28
 IN_PLANE_MM: Final = (0.2, 2.0)
 BETWEEN_SLICES_MM: Final = (0.5, 10.0)
 MIN_FIELD_MM: Final = 105.0
+MAX_VALUE: Final = 2.0**24
+"""Beyond it float32 loses whole numbers: no MR series is that bright, an overflowed or miscast one may be."""
+
 MAX_TILT_DEGREES: Final = 30.0
 MAX_SHEAR: Final = 0.02
 """Largest cosine between two axes of the affine: 1.1 degrees of gantry tilt."""
@@ -131,6 +134,7 @@ def _check_values(voxels: Floats) -> None:
     low, high = float(voxels.min()), float(voxels.max())
     if not np.isfinite((low, high)).all():
         raise InputError("NOT_FINITE", f"voxels contain NaN or infinity (least {low}, greatest {high})")
+    _within("OVERFLOW", "greatest absolute voxel value", max(abs(low), abs(high)), 0, MAX_VALUE)
     if high - low < 1e-6 * max(1.0, abs(high)):
         raise InputError("CONSTANT", f"every voxel is {low:g}: there is no image")
 
@@ -219,6 +223,18 @@ def body_centre_mm(volume: Volume, body: Mask, steps: tuple[int, int, int]) -> t
     middle = float(planes[-1]) / 2
     dz, dy, dx = volume.spacing_mm
     return middle * dz, y * dy, x * dx
+
+
+def image_centre_mm(volume: Volume) -> tuple[float, float, float]:
+    """Crop centre of the paper's reading: the middle of the image, mm from the first voxel (A21)."""
+    z, y, x = ((n - 1) / 2 * mm for n, mm in zip(volume.voxels.shape, volume.spacing_mm, strict=True))
+    return z, y, x
+
+
+def normalise_whole(volume: Volume) -> Volume:
+    """Subtract the mean and divide by the SD of all voxels, as the paper says; air counts (A23)."""
+    scaled = (volume.voxels - float(volume.voxels.mean())) / float(volume.voxels.std())
+    return Volume(scaled.astype(np.float32), volume.spacing_mm, volume.order, volume.flips, volume.tilt_degrees)
 
 
 def normalise(volume: Volume, body: Mask, steps: tuple[int, int, int]) -> Volume:
