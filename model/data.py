@@ -1,4 +1,4 @@
-"""Training cases: native phantoms through the clinic's own preprocessing, kept as wide windows on disk, cut at random.
+"""Training cases: native volumes through the clinic's own preprocessing, kept as wide windows on disk, cut at random.
 
 A cached case is the window of :func:`model.preprocess.cut`, grown by ``MARGIN`` and centred on the tumour. A training
 window is a whole-voxel shift of it, so it is what the clinic would compute at that centre.
@@ -7,9 +7,10 @@ window is a whole-voxel shift of it, so it is what the clinic would compute at t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,30 +21,68 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import preprocess
-from model.labels import NEVER, NO_TUMOUR, STAGES, invaded_of
+from model.cohort import Subject
+from model.labels import NEVER, NO_TUMOUR, STAGES, STRUCTURES, invaded_of
 from model.manifest import GridSpec
 from model.network import PRESETS, NetworkConfig
 from model.phantom import Phantom, generator_sha256, make_case
 
 Floats = NDArray[np.float32]
 
-MARGIN: Final = (8, 14, 14)
-"""Voxels (z, y, x) a cached case is wider than the window on every side: 48 mm along the body, 26 mm in-plane."""
+MARGIN_MM: Final = (48.0, 26.25)
+"""How much a cached case is wider than the window on every side, along the body and in-plane."""
 
 CLOSE_SHARE: Final = 0.7
 """Share of training windows placed as the second look places them. The rest are first looks, up to 48 mm off in z."""
 
+
+NOTHING_INVADED: Final = (False,) * len(STRUCTURES)
 
 FREE_EVERY: Final = 12
 """Every so many-th head of a cached cohort has no tumour: a network that has never seen one invents it."""
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a case is made of, whoever it comes from. ``levels`` and ``invaded`` are known of phantoms alone.
+
+    ``stage`` is 0..3, or -1 without tumour; arrays are [slice, row, column], ``affine`` maps index to LPS mm.
+    """
+
+    voxels: Floats
+    affine: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    stage: int
+    seed: int
+    levels: NDArray[np.uint8] | None = None
+    invaded: tuple[bool, ...] = NOTHING_INVADED
+
+    @classmethod
+    def of_phantom(cls, phantom: Phantom) -> Source:
+        """A phantom with all that is known of it."""
+        return cls(
+            voxels=phantom.voxels.astype(np.float32),
+            affine=phantom.affine,
+            mask=phantom.mask,
+            stage=-1 if phantom.stage == NO_TUMOUR else STAGES.index(phantom.stage),
+            seed=phantom.index,
+            levels=phantom.levels,
+            invaded=invaded_of(phantom.invaded),
+        )
+
+    @classmethod
+    def of_subject(cls, subject: Subject) -> Source:
+        """A patient: image, contours, stage."""
+        seed = int.from_bytes(hashlib.sha256(subject.patient.encode()).digest()[:8], "big")
+        return cls(subject.voxels, subject.affine, subject.mask, STAGES.index(subject.stage), seed)
+
+
+@dataclass(frozen=True)
 class Case:
     """One cached case on the wide window: image (float16), mask share (0..255), category of the tissue (0..4).
 
-    ``stage`` is 0..3, or -1 without tumour; ``invaded`` flags every structure of ``labels.STRUCTURES``. ``levels`` is 0
-    where no tumour may grow and else the T category that the tissue of the voxel would give once invaded.
+    ``invaded`` flags every structure of ``labels.STRUCTURES``. ``levels`` is 0 where no tumour may grow and else the T
+    category that the tissue of the voxel would give once invaded. Of both nothing is known unless ``told``.
     ``body`` is where the clinic would centre the window in-plane, (y, x) in pixels from the wide window's centre.
     """
 
@@ -53,23 +92,12 @@ class Case:
     stage: int
     invaded: NDArray[np.bool_]
     body: tuple[float, float]
+    told: bool = True
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One window: image, target (z, y, x), levels (z, y, x), stage, invaded (structures,), and whether all is in it."""
-
-    image: Tensor
-    target: Tensor
-    levels: Tensor
-    stage: int
-    invaded: Tensor
-    whole: bool
-
-
-@dataclass(frozen=True)
-class Batch:
-    """image and target (b, 1, z, y, x), levels (b, z, y, x), stage (b,), invaded (b, structures), whole (b,).
+    """One window: image, target (z, y, x), levels (z, y, x), stage, invaded (structures,), told, and whether whole.
 
     ``whole`` is True where the window holds a whole tumour: only such a window teaches the stage.
     """
@@ -77,9 +105,27 @@ class Batch:
     image: Tensor
     target: Tensor
     levels: Tensor
+    stage: int
+    invaded: Tensor
+    told: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples stacked: image, target (b, 1, z, y, x), levels (b, z, y, x), invaded (b, structures), the rest (b,)."""
+
+    image: Tensor
+    target: Tensor
+    levels: Tensor
     stage: Tensor
     invaded: Tensor
+    told: Tensor
     whole: Tensor
+
+    def to(self, device: str) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
 
 def grid_of(network: NetworkConfig) -> GridSpec:
@@ -87,44 +133,63 @@ def grid_of(network: NetworkConfig) -> GridSpec:
     return GridSpec(network.grid, (6.0, network.pixel_mm, network.pixel_mm), max(1, round(network.pixel_mm / 0.46875)))
 
 
+def margin(grid: GridSpec) -> tuple[int, int, int]:
+    """``MARGIN_MM`` in voxels (z, y, x): 8, 14, 14 at 1.875 mm."""
+    along, across = MARGIN_MM
+    z, y, x = (round(mm / step) for mm, step in zip((along, across, across), grid.spacing_mm, strict=True))
+    return z, y, x
+
+
 def wide(grid: GridSpec) -> GridSpec:
     """The grid grown by the margin."""
-    z, y, x = (n + 2 * m for n, m in zip(grid.shape, MARGIN, strict=True))
+    z, y, x = (n + 2 * m for n, m in zip(grid.shape, margin(grid), strict=True))
     return replace(grid, shape=(z, y, x))
 
 
-def prepare(phantom: Phantom, grid: GridSpec, jitter_mm: float = 3.0) -> Case:
-    """Clinic preprocessing of a native phantom onto the wide window, off the tumour's centre by up to half a slice.
+def prepare(source: Source, grid: GridSpec, jitter_mm: float = 3.0) -> Case:
+    """Clinic preprocessing of a native volume onto the wide window, off the tumour's centre by up to half a slice.
 
-    Without tumour the window lies around the nasopharynx, where one would have been.
+    Without tumour the window lies around the origin, which in a phantom is the nasopharynx. Raises ``InputError``.
     """
-    volume = preprocess.orient(phantom.voxels.astype(np.float32), phantom.affine)
+    volume = preprocess.orient(source.voxels, source.affine)
     body, steps = preprocess.body_mask(volume)
     scaled = preprocess.normalise(volume, body, steps)
-    z, y, x = _middle_mm(phantom)
-    centre = (z + np.random.default_rng(phantom.index).uniform(-jitter_mm, jitter_mm), y, x)
+    mask = volume.turned(source.mask)
+    z, y, x = _middle_mm(mask, volume, source.affine)
+    centre = (z + np.random.default_rng(source.seed).uniform(-jitter_mm, jitter_mm), y, x)
     broad = wide(grid)
-    image = preprocess.cut(scaled, centre, broad).values
-    mask = preprocess.cut_mask(scaled, phantom.mask, centre, broad)
-    levels = preprocess.cut_labels(scaled, phantom.levels, centre, broad, NEVER)
+    share = preprocess.cut_mask(scaled, mask, centre, broad)
     _, body_y, body_x = preprocess.body_centre_mm(scaled, body, steps)
     return Case(
-        image=image.astype(np.float16),
-        mask=(mask.clip(0, 1) * 255).round().astype(np.uint8),
-        levels=np.where(levels == NEVER, 0, levels).astype(np.uint8),
-        stage=-1 if phantom.stage == NO_TUMOUR else STAGES.index(phantom.stage),
-        invaded=np.array(invaded_of(phantom.invaded)),
+        image=preprocess.cut(scaled, centre, broad).values.astype(np.float16),
+        mask=(share.clip(0, 1) * 255).round().astype(np.uint8),
+        levels=_levels(source, scaled, centre, broad),
+        stage=source.stage,
+        invaded=np.array(source.invaded),
         body=((body_y - y) / grid.spacing_mm[1], (body_x - x) / grid.spacing_mm[2]),
+        told=source.levels is not None,
     )
 
 
-def _middle_mm(phantom: Phantom) -> tuple[float, float, float]:
-    """The tumour's centre of mass, or the nasopharynx, in mm from the first voxel."""
-    if phantom.mask.any():
-        where = np.nonzero(phantom.mask)
-        z, y, x = (float(axis.mean()) * mm for axis, mm in zip(where, phantom.spacing_mm, strict=True))
-    else:
-        x, y, z = (-float(mm) for mm in phantom.affine[:3, 3])
+def _levels(
+    source: Source, volume: preprocess.Volume, centre: tuple[float, float, float], broad: GridSpec
+) -> NDArray[np.uint8]:
+    if source.levels is None:
+        return np.zeros(broad.shape, np.uint8)
+    levels = preprocess.cut_labels(volume, volume.turned(source.levels), centre, broad, NEVER)
+    return np.where(levels == NEVER, 0, levels).astype(np.uint8)
+
+
+def _middle_mm(
+    mask: NDArray[np.bool_], volume: preprocess.Volume, affine: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """The tumour's centre of mass, or the origin, in mm from the first voxel of the turned volume."""
+    if mask.any():
+        z, y, x = (float(a.mean()) * mm for a, mm in zip(np.nonzero(mask), volume.spacing_mm, strict=True))
+        return z, y, x
+    at = (np.linalg.inv(affine) @ (0, 0, 0, 1))[list(volume.order)]
+    turned = [n - 1 - p if a in volume.flips else p for a, (p, n) in enumerate(zip(at, mask.shape, strict=True))]
+    z, y, x = (float(p) * mm for p, mm in zip(turned, volume.spacing_mm, strict=True))
     return z, y, x
 
 
@@ -144,7 +209,7 @@ def fill_cache(folder: Path, cohort: str, indices: range, grid: GridSpec) -> Ite
         if not path.exists():
             phantom = make_case(cohort, index, tumour=index % FREE_EVERY != FREE_EVERY - 1)
             part = path.with_suffix(".part.npz")
-            save_case(part, prepare(phantom, grid), grid)
+            save_case(part, prepare(Source.of_phantom(phantom), grid), grid)
             part.rename(path)
         yield path
 
@@ -160,6 +225,7 @@ def save_case(path: Path, case: Case, grid: GridSpec) -> None:
         stage=np.array(case.stage),
         invaded=case.invaded,
         body=body,
+        told=np.array(case.told),
     )
 
 
@@ -219,18 +285,21 @@ def stack(samples: list[Sample]) -> Batch:
         torch.stack([s.levels for s in samples]),
         torch.tensor([s.stage for s in samples]),
         torch.stack([s.invaded for s in samples]),
+        torch.tensor([s.told for s in samples]),
         torch.tensor([s.whole for s in samples]),
     )
 
 
 def _sample(case: Case, image: Tensor, target: Tensor, levels: Tensor, whole: bool) -> Sample:
-    return Sample(image, target, levels.long(), case.stage, torch.from_numpy(case.invaded).float(), whole)
+    invaded = torch.from_numpy(case.invaded).float()
+    return Sample(image, target, levels.long(), case.stage, invaded, case.told, whole)
 
 
 def centred(case: Case, grid: GridSpec) -> Sample:
     """The window of the second look when the first was right (to the pixel), unchanged."""
-    moves = (0, *(int(np.clip(round(b), -m, m)) for b, m in zip(case.body, MARGIN[1:], strict=True)))
-    z, y, x = (slice(m + d, m + d + n) for m, d, n in zip(MARGIN, moves, grid.shape, strict=True))
+    edge = margin(grid)
+    moves = (0, *(int(np.clip(round(b), -m, m)) for b, m in zip(case.body, edge[1:], strict=True)))
+    z, y, x = (slice(m + d, m + d + n) for m, d, n in zip(edge, moves, grid.shape, strict=True))
     image = torch.from_numpy(case.image[z, y, x].astype(np.float32))
     target = torch.from_numpy((case.mask[z, y, x] >= 128).astype(np.float32))
     return _sample(case, image, target, torch.from_numpy(case.levels[z, y, x]), case.stage >= 0)
@@ -239,11 +308,12 @@ def centred(case: Case, grid: GridSpec) -> Sample:
 def augmented(case: Case, grid: GridSpec, rng: np.random.Generator) -> Sample:
     """A random window of one case, moved, turned, mirrored and re-contrasted (A20)."""
     close = bool(rng.random() < CLOSE_SHARE)
-    reach, spread = (2, 3.0) if close else (MARGIN[0], 8.0)
+    edge = margin(grid)
+    reach, spread = (2, 5.6 / grid.spacing_mm[1]) if close else (edge[0], 15.0 / grid.spacing_mm[1])
     shift = int(rng.integers(-reach, reach + 1))
-    planes = slice(MARGIN[0] + shift, MARGIN[0] + shift + grid.shape[0])
+    planes = slice(edge[0] + shift, edge[0] + shift + grid.shape[0])
     wanted = (b + rng.uniform(-spread, spread) for b in case.body)
-    move = tuple(float(np.clip(w, -m, m)) for w, m in zip(wanted, MARGIN[1:], strict=True))
+    move = tuple(float(np.clip(w, -m, m)) for w, m in zip(wanted, edge[1:], strict=True))
     both = np.stack((case.image[planes].astype(np.float32), case.mask[planes].astype(np.float32) / 255))
     where = _turn(both.shape[2:], grid, rng, (move[0], move[1]))
     turned = _resample(torch.from_numpy(both), where, "bilinear")

@@ -35,11 +35,11 @@ class SegmentationLoss(nn.Module):
 def tissue_loss(logits: Tensor, levels: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the tissue category over the window plus, as dear, over the tumour, where the stage is decided.
 
-    (b, 5, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar.
+    (b, 5, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar; zero for an empty batch.
     """
     each = functional.cross_entropy(logits, levels, reduction="none")
     inside = target[:, 0]
-    return each.mean() + (each * inside).sum() / inside.sum().clamp(min=1.0)
+    return each.sum() / max(1, each.numel()) + (each * inside).sum() / inside.sum().clamp(min=1.0)
 
 
 def ordinal_loss(logits: Tensor, stage: Tensor) -> Tensor:

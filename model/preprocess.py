@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,10 @@ class Volume:
     order: tuple[int, int, int]
     flips: tuple[int, ...]
     tilt_degrees: float
+
+    def turned(self, native: NDArray[Any]) -> NDArray[Any]:
+        """An array of the caller's order, such as a mask, turned as the voxels were."""
+        return np.ascontiguousarray(np.flip(native.transpose(self.order), self.flips))
 
     def to_native(self, canonical: Floats) -> Floats:
         """Undo the flips and the transpose: canonical order -> the caller's [slice, row, column]."""

@@ -135,7 +135,8 @@ class Trainer:
     def _map_loss(self, drawn: Drawn, batch: Batch) -> Tensor:
         loss: Tensor = self.segmentation(drawn.gtv.float(), batch.target)
         if drawn.levels is not None:
-            loss = loss + TISSUE_SHARE * tissue_loss(drawn.levels.float(), batch.levels, batch.target)
+            told = batch.told
+            loss = loss + TISSUE_SHARE * tissue_loss(drawn.levels.float()[told], batch.levels[told], batch.target[told])
         return loss
 
     def tick(self) -> None:
@@ -191,8 +192,11 @@ def _stage_loss(staged: Staged, batch: Batch) -> Tensor:
     if staged.ordinal is not None:
         loss = loss + TOLD_SHARE * ordinal_loss(staged.ordinal.float()[whole], batch.stage[whole])
     if staged.invaded is not None:
-        told, truth = staged.invaded.float()[whole], batch.invaded[whole]
-        loss = loss + TOLD_SHARE * functional.binary_cross_entropy_with_logits(told, truth)
+        known = whole & batch.told
+        told, truth = staged.invaded.float()[known], batch.invaded[known]
+        loss = loss + TOLD_SHARE * functional.binary_cross_entropy_with_logits(told, truth, reduction="sum") / (
+            max(1, told.numel())
+        )
     return loss
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from model import data, evaluate, preprocess, train
 from model.bundle import Bundle, Recipe, make_bundle
+from model.data import Source
 from model.manifest import GridSpec
 from model.network import PRESETS
 from model.phantom import make_case, small_profile
@@ -25,7 +26,8 @@ GRID = data.grid_of(TINY)
 def cases(small_phantom):
     """One case of each stage on the tiny window."""
     return [
-        data.prepare(small_phantom(10 + index, stage), GRID) for index, stage in enumerate(("T1", "T2", "T3", "T4"))
+        data.prepare(Source.of_phantom(small_phantom(10 + index, stage)), GRID)
+        for index, stage in enumerate(("T1", "T2", "T3", "T4"))
     ]
 
 
@@ -41,7 +43,7 @@ def test_a_shifted_training_window_is_the_clinic_window(small_phantom):
     shift = (2, -3, 5)
     moved = tuple(c + s * mm for c, s, mm in zip(centre, shift, grid.spacing_mm, strict=True))
     window = preprocess.cut(scaled, moved, grid).values
-    part = tuple(slice(m + s, m + s + n) for m, s, n in zip(data.MARGIN, shift, grid.shape, strict=True))
+    part = tuple(slice(m + s, m + s + n) for m, s, n in zip(data.margin(grid), shift, grid.shape, strict=True))
     assert np.abs(wide[part] - window).max() < 1e-4
 
 
@@ -86,7 +88,7 @@ def test_stages_are_drawn_equally_often():
 def test_a_head_without_tumour_is_a_case(tmp_path):
     """It has an empty mask, no stage, an anatomy to learn, and survives the disk."""
     phantom = make_case("test", 5, profile=small_profile(), tumour=False)
-    case = data.prepare(phantom, GRID)
+    case = data.prepare(Source.of_phantom(phantom), GRID)
     assert (case.stage, int(case.mask.sum()), bool(case.invaded.any())) == (-1, 0, False)
     assert set(np.unique(case.levels)) == {0, 1, 2, 3, 4}
     data.save_case(tmp_path / "a.npz", case, GRID)
