@@ -201,6 +201,12 @@ def cache_folder(root: Path, grid: GridSpec) -> Path:
     return root / f"{generator_sha256()[:12]}-{'x'.join(str(n) for n in grid.shape)}"
 
 
+def cohort_folder(root: Path, table: Path, grid: GridSpec) -> Path:
+    """One folder per table and grid."""
+    name = hashlib.sha256(table.read_bytes()).hexdigest()[:12]
+    return root / f"{name}-{'x'.join(str(n) for n in grid.shape)}"
+
+
 def fill_cache(folder: Path, cohort: str, indices: range, grid: GridSpec) -> Iterator[Path]:
     """Make the cases that are missing, one file each, and name every file as it is ready."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,9 @@ def auc_each(probabilities: Floats, truth: Ints) -> list[float]:
 
 
 def auc_macro(probabilities: Floats, truth: Ints) -> float:
-    """Mean of the AUCs of the classes that are there."""
-    return float(np.nanmean(auc_each(probabilities, truth)))
+    """Mean of the AUCs of the classes that are there; NaN when all patients are of one."""
+    known = [value for value in auc_each(probabilities, truth) if not np.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def accuracy(probabilities: Floats, truth: Ints) -> float:

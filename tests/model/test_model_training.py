@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from model import data, evaluate, preprocess, train
+from model import cohort, data, evaluate, preprocess, train
 from model.bundle import Bundle, Recipe, make_bundle
+from model.cohort import Entry
+from model.curves import History
 from model.data import Source
 from model.manifest import GridSpec
 from model.network import PRESETS
-from model.phantom import make_case, small_profile
+from model.phantom import make_case, small_profile, write_dicom_series
+from model.phantom.structure import write_structure_set
+from model.trainer import TrainConfig, Trainer, cosine
 
 TINY = PRESETS["tiny"]
 GRID = data.grid_of(TINY)
+PLUS = replace(TINY, levels=5, invaded=20, ordinal=True)
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +106,25 @@ def test_a_head_without_tumour_is_a_case(tmp_path):
     assert again.body == pytest.approx(case.body)
 
 
+def config(**changes: object) -> TrainConfig:
+    """A short cosine run."""
+    return replace(TrainConfig(schedule="cosine", lr=1e-2, weight_lr=1e-2, epochs=10**6), **changes)
+
+
 def test_map_is_learned(cases):
     """Segmentation alone: forty steps on two cases take a quarter off the loss."""
-    config = train.TrainConfig(lr=1e-2, minutes=1e9, steps=40, stage_from=2.0)
-    trainer = train.Trainer(TINY, GRID, config)
+    trainer = Trainer(TINY, GRID, config(steps=40, stage_from=2.0, smooth=1.0))
     batch = data.stack([data.centred(case, GRID) for case in (cases[1], cases[2])])
-    losses = [trainer.update(batch)[0] for _ in range(config.steps)]
+    losses = [trainer.update(batch)[0] for _ in range(40)]
     assert losses[-1] < 0.78 * losses[0]
 
 
 def test_stages_are_overfitted(cases):
     """A7: staging learns four cases by heart from product and shared features (a T-net of one block a stage)."""
     small = replace(TINY, stage_blocks=(1, 1, 1, 3))
-    config = train.TrainConfig(lr=5e-3, minutes=1e9, steps=40, freeze_unet=True)
-    trainer = train.Trainer(small, GRID, config)
+    trainer = Trainer(small, GRID, config(lr=5e-3, steps=40, freeze_unet=True))
     batch = data.stack([data.centred(case, GRID) for case in cases])
-    losses = [trainer.update(batch)[1] for _ in range(config.steps)]
+    losses = [trainer.update(batch)[1] for _ in range(40)]
     assert losses[-1] < 0.3 * losses[0]
     with torch.no_grad():
         _, stage = trainer.net.train()(batch.image)
@@ -121,7 +133,7 @@ def test_stages_are_overfitted(cases):
 
 def test_a_frozen_unet_does_not_move(cases):
     """Teaching staging alone leaves every weight of the U-Net as it was."""
-    trainer = train.Trainer(TINY, GRID, train.TrainConfig(steps=5, freeze_unet=True))
+    trainer = Trainer(TINY, GRID, config(steps=5, freeze_unet=True))
     before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
     trainer.update(data.stack([data.centred(case, GRID) for case in cases]))
     after = trainer.net.state_dict()
@@ -130,39 +142,167 @@ def test_a_frozen_unet_does_not_move(cases):
     assert {"stager", "fusion"} <= moved
 
 
+def test_patients_without_tissue_truth_teach_map_and_stage(cases):
+    """What only a phantom knows is left out of the loss of a patient: it is finite and no head for it moves."""
+    trainer = Trainer(PLUS, GRID, config(steps=5))
+    before = {name: value.clone() for name, value in trainer.net.named_parameters()}
+    trainer.update(data.stack([data.centred(replace(case, told=False), GRID) for case in cases]))
+    after = dict(trainer.net.named_parameters())
+    still = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {"invaded.weight", "invaded.bias"} <= still
+    assert "classifier.weight" not in still
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
 def test_learning_rate_warms_up_and_falls():
     """The rate rises, peaks at the set value and ends at a hundredth of it."""
-    trainer = train.Trainer(TINY, GRID, train.TrainConfig(lr=1.0, steps=100, minutes=1e9))
-    rates = []
-    for trainer.step in (0, 2, 50, 100):
-        rates.append(trainer.lr())
+    rates = [cosine(done, config(lr=1.0)) for done in (0, 0.02, 0.51, 1)]
     assert rates[0] < rates[1] == pytest.approx(1.0)
     assert rates[2] == pytest.approx(0.5, abs=0.05)
     assert rates[3] == pytest.approx(0.01)
 
 
-def test_a_run_resumes_and_becomes_a_bundle(cases, tmp_path):
-    """Stopping after an epoch and going on keeps step, best and weights; the best weights make a bundle that opens."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    for cohort in ("train", "tune"):
+def test_a_plateau_lowers_the_rate_and_ends_the_run():
+    """The paper's schedule: Adam 2e-4, a fifth after every patience without gain, over below 1e-6 (A18)."""
+    trainer = Trainer(TINY, GRID, TrainConfig(patience=2))
+    assert (trainer.lr(), trainer.done) == (2e-4, False)
+    epochs = 0
+    while not trainer.done:
+        trainer.plateau.step(1.0)
+        epochs += 1
+    assert trainer.lr() < 1e-6
+    assert epochs == 1 + 4 * 3
+
+
+@pytest.fixture
+def cached(cases, tmp_path):
+    """A folder with the cases as training and tuning phantoms."""
+    for name in ("train", "tune"):
         for index, case in enumerate(cases):
-            data.save_case(folder / f"{cohort}-{index:05d}.npz", case, GRID)
-    config = train.TrainConfig(steps=1, minutes=1e9)
-    first = train.Trainer(TINY, GRID, config)
-    train.run(first, data.Cases(folder, "train", GRID), data.Cases(folder, "tune", GRID), tmp_path / "run")
-    again = train.Trainer(TINY, GRID, replace(config, steps=2))
-    again.restore(torch.load(tmp_path / "run" / "last.pt", weights_only=True))
-    assert (again.step, again.epoch, again.best) == (1, 1, first.best)
-    train.run(again, data.Cases(folder, "train", GRID), data.Cases(folder, "tune", GRID), tmp_path / "run")
-    with (tmp_path / "run" / "log.csv").open() as stream:
+            data.save_case(tmp_path / f"{name}-{index:05d}.npz", case, GRID)
+    return tmp_path
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {**trainer.net.state_dict(), **{f"average.{n}": v for n, v in trainer.average.state_dict().items()}}
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(cases, tmp_path):
+    """Two epochs in one go, or one, a kill, and one more from last.pt: the same weights to the last bit."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    two = config(epochs=2)
+    whole = Trainer(PLUS, GRID, two)
+    train.run(whole, cases, cases, History(tmp_path / "whole"))
+    first = Trainer(PLUS, GRID, two)
+    next(iter([first.update(b) for b in first.batches(cases)]))
+    first.epoch = 1
+    train.keep(first.state(), tmp_path / "parts" / "last.pt")
+    again = Trainer(PLUS, GRID, two)
+    again.restore(torch.load(tmp_path / "parts" / "last.pt", weights_only=True))
+    train.run(again, cases, cases, History(tmp_path / "parts"))
+    assert (again.step, again.epoch) == (whole.step, whole.epoch) == (2, 2)
+    for name, value in weights_of(whole).items():
+        assert torch.equal(value, weights_of(again)[name]), name
+
+
+def test_a_run_leaves_curves_and_a_bundle(cases, tmp_path):
+    """Every epoch is a row of JSONL and CSV, the picture is drawn, the best weights make a bundle that opens."""
+    trainer = Trainer(TINY, GRID, config(epochs=2))
+    train.run(trainer, cases, cases, History(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    with (tmp_path / "history.csv").open() as stream:
         assert [row["step"] for row in csv.DictReader(stream)] == ["1", "2"]
-    facts = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"seg", "stage", "lambda_seg", "tune_dice", "tune_auc"} <= set(rows[0])
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    facts = json.loads((tmp_path / "best.json").read_text())
     assert facts["statement"] == "synthetic phantom - not for clinical use"
     recipe = Recipe("tiny", "0", TINY, GRID, 1.0, facts["training"], (0.0, 0.0, 0.0))
-    made = make_bundle(tmp_path / "bundle", load_file(tmp_path / "run" / "best.safetensors"), recipe)
+    made = make_bundle(tmp_path / "bundle", load_file(tmp_path / "best.safetensors"), recipe)
     assert isinstance(made, Bundle)
     assert made.verify().agrees
+
+
+def test_the_inner_split_is_honest():
+    """A19: the watched patients come from the training part, of every stage, and never from the held-out fold."""
+    entries = [Entry(f"p{k}", Path("x"), None, f"T{1 + k % 4}", fold=k % 3) for k in range(90)]
+    watch_inner, watch_fold = (train.split(entries, 1, 0, monitor)[1] for monitor in ("inner", "fold"))
+    taught, watched = train.split(entries, 1, 0)
+    assert len(taught) + len(watched) == 60
+    assert not {e.patient for e in taught} & {e.patient for e in watched}
+    assert {e.fold for e in watch_inner} == {0, 2}
+    assert {e.fold for e in watch_fold} == {1}
+    assert {e.stage for e in watched} == {"T1", "T2", "T3", "T4"}
+    with pytest.raises(cohort.CohortError, match="no patient is in fold 7"):
+        train.split(entries, 7, 0)
+
+
+def patients_table(folder: Path, count: int) -> Path:
+    """A cohort on disk: phantoms as DICOM with structure sets, and a table."""
+    rows = ["patient,image,contours,stage"]
+    for index in range(count):
+        phantom = make_case("test", 30 + index, profile=small_profile())
+        files = write_dicom_series(phantom, folder / f"p{index}" / "t1c")
+        write_structure_set(phantom, files, folder / f"p{index}" / "rs.dcm")
+        rows.append(f"p{index},p{index},,{phantom.stage}")
+    table = folder / "table.csv"
+    table.write_text("\n".join(rows) + "\n")
+    return table
+
+
+QUICK = ("--preset", "tiny", "--batch", "2", "--epochs", "2", "--patience", "0")
+
+
+@pytest.mark.slow
+def test_a_hospital_trains_with_one_command(tmp_path, capsys):
+    """DICOM and structure sets in, report, curves and weights out; a patient that cannot be used stops it by name."""
+    table = patients_table(tmp_path, 4)
+    command = [*QUICK, "--table", str(table), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    assert train.main(command) == 0
+    assert {"data_report.txt", "history.png", "best.safetensors", "best.json", "last.pt"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    assert "usable 4" in (tmp_path / "run" / "data_report.txt").read_text()
+    table.write_text(table.read_text() + "p9,nowhere,,T2\n")
+    assert train.main([*command[:-1], str(tmp_path / "other")]) == 1
+    caught = capsys.readouterr()
+    assert "REFUSED p9: the image nowhere does not exist" in caught.out
+    assert "1 patients are refused" in caught.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_train_one_network(cached):
+    """torchrun with two gloo processes: one run, half the steps each, and one process can go on from its checkpoint."""
+    grid_folder = data.cache_folder(cached, GRID)
+    grid_folder.mkdir()
+    for path in cached.glob("*.npz"):
+        path.rename(grid_folder / path.name)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(free_port()), "-m", "model.train", *QUICK, "--batch", "1", "--cases", "4"]
+    command += ["--tune-cases", "4", "--cache", str(cached), "--out", str(cached / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(train.__file__).parents[1], timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (cached / "run" / "history.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
+    alone = Trainer(TINY, GRID, config())
+    alone.restore(torch.load(cached / "run" / "last.pt", weights_only=True))
+    assert alone.step == 4
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def test_processes_share_an_epoch_without_meeting(cases):
+    """Of one epoch's batches every process takes its own, as many each, and together they are the epoch of one."""
+    trainer = Trainer(TINY, GRID, config(batch=1))
+    alone = [batch.stage.item() for batch in trainer.batches(cases)]
+    shared = [[batch.stage.item() for batch in trainer.batches(cases, rank, 2)] for rank in (0, 1)]
+    assert [stage for pair in zip(*shared, strict=True) for stage in pair] == alone
 
 
 def test_temperature_repairs_overconfidence():
