@@ -41,6 +41,9 @@ SEED ?= 0
 evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SEED=0; prints RESULT lines
 	@$(BIN)/python -m model.evaluate --count $(N) --seed $(SEED) $(EVALUATE_ARGS)
 
+bench-infer: $(STAMP)  ## cost and parity of every way to run the network; prints RESULT lines
+	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
+
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test
 

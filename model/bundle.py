@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from model import labels, preprocess
+from model.engine import AGREEMENTS, Agreement, Engine, EngineError, make_engine
 from model.manifest import (
     FILE,
     BundleError,
@@ -60,6 +61,7 @@ WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "card.md"
 GOLDEN: Final = "golden.npz"
 THREADS_VARIABLE: Final = "NPC_RTNODE_TORCH_THREADS"
+ENGINE_VARIABLE: Final = "NPC_RTNODE_ENGINE"
 REACH_MM: Final = 26.0
 """In-plane, the second look stays centred on the body while the tumour's centre is within this distance."""
 
@@ -67,6 +69,9 @@ TUMOUR_MEAN_MM: Final = (-6.0, 0.0)
 TUMOUR_SD_MM: Final = (7.0, 18.0)
 """Tumour's centre from the body's centroid in-plane (y, x) over 525 training phantoms: -6.2 +- 4.4 and 0.7 +- 14.4 mm,
 widened. Without it a false tumour in the neck, 25 mm behind, won in 3 of 60 evaluation cases."""
+
+LEAST_CC: Final = 0.3
+"""A new bundle draws nothing smaller: the smallest training phantom has 3 cc, a false tumour often a few voxels."""
 
 USEFUL_AUC: Final = 0.65
 """Below this the card says that the stage is not to be read."""
@@ -109,26 +114,49 @@ def default_bundle() -> Path:
 class Bundle:
     """Weights, manifest and golden case of one folder, ready to predict. Make it with :meth:`open`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, network: MultiTaskNet, sha256: str, device: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, engine: Engine, sha256: str) -> None:
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256
-        self._network = network
-        self._device = device
+        self.engine = engine
 
     @classmethod
-    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
+    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None, engine: str | None = None) -> Bundle:
         """Check every file's SHA-256, load the weights strictly. Raises ``BundleError``.
 
-        ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process.
+        ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process;
+        ``engine`` (or NPC_RTNODE_ENGINE) is one of ``model.engine.ENGINES``. An engine other than torch that does not
+        agree with torch on the golden case is not used: ``bundle.engine.name`` says which one is.
         """
         wanted = threads if threads is not None else _threads_from_environment()
         if wanted is not None:
             torch.set_num_threads(wanted)
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
-        network = _load(folder / WEIGHTS, manifest).to(device).eval()
-        return cls(folder, manifest, network, file_sha256(folder / FILE), device)
+        network = _load(folder / WEIGHTS, manifest)
+        sha256 = file_sha256(folder / FILE)
+        plain = cls(folder, manifest, make_engine("torch", network, device), sha256)
+        chosen = engine or os.environ.get(ENGINE_VARIABLE, "torch")
+        return plain if chosen == "torch" else plain._faster(chosen, network, device)
+
+    def _faster(self, name: str, network: MultiTaskNet, device: str) -> Bundle:
+        """This bundle on another engine if the two agree, else itself. Raises ``BundleError`` for an unknown engine."""
+        try:
+            other = Bundle(self.folder, self.manifest, make_engine(name, network, device), self.sha256)
+        except EngineError as error:
+            raise BundleError(str(error)) from error
+        return other if other.agrees_with(self, AGREEMENTS[name]) else self
+
+    def agrees_with(self, reference: Bundle, limit: Agreement) -> bool:
+        """Whether both say the same of the golden case, within ``limit``."""
+        voxels, affine = self._golden()
+        mine, theirs = (bundle.predict(voxels, affine) for bundle in (self, reference))
+        dice, max_dp = difference(mine, theirs)
+        return dice >= limit.dice and max_dp <= limit.probability
+
+    def _golden(self) -> tuple[Floats, NDArray[np.float64]]:
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as golden:
+            return golden["voxels"].astype(np.float32), golden["affine"]
 
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Prediction:
         """GTV and T stage of one axial volume. ``voxels`` [slice, row, column]; ``affine`` index -> LPS mm.
@@ -208,33 +236,18 @@ class Bundle:
         for first in survey_starts(length, depth):
             place = slice(first + SURVEY_STEP, first + SURVEY_STEP + depth)
             share = (trust * tall.valid[place])[:, None, None]
-            total[place] += self._glance(tall.values[place]) * share
+            total[place] += self.engine.glance(tall.values[place]) * share
             weight[place] += share
         return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
 
     def _window(self, scaled: Volume, centre: Point) -> tuple[Window, Floats, Floats]:
         window = preprocess.cut(scaled, centre, self.manifest.grid)
-        probability, logits = self._forward(window.values)
+        probability, logits = self.engine.forward(window.values)
         if self.manifest.flip_average:
-            mirrored, other = self._forward(window.values[:, :, ::-1])
+            mirrored, other = self.engine.forward(window.values[:, :, ::-1])
             probability = np.asarray((probability + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
             logits = np.asarray((logits + other) / 2, dtype=np.float32)
         return window, probability, logits
-
-    def _glance(self, values: Floats) -> Floats:
-        """Map only: what the first look needs."""
-        with torch.inference_mode():
-            gtv = self._network.segment(self._tensor(values)).gtv
-            return torch.sigmoid(gtv)[0, 0].cpu().numpy()
-
-    def _tensor(self, values: Floats) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values))[None, None].to(self._device)
-
-    def _forward(self, values: Floats) -> tuple[Floats, Floats]:
-        """One window (z, y, x) -> probability map (z, y, x) and stage logits (4,)."""
-        with torch.inference_mode():
-            gtv, stage = self._network(self._tensor(values))
-            return torch.sigmoid(gtv)[0, 0].cpu().numpy(), stage[0].float().cpu().numpy()
 
 
 def survey_starts(length: int, depth: int) -> list[int]:
@@ -275,6 +288,12 @@ def _calibrated(logits: Floats, manifest: Manifest) -> tuple[float, float, float
     shares = np.exp(scaled - scaled.max())
     t1, t2, t3, t4 = (float(p) for p in shares / shares.sum())
     return t1, t2, t3, t4
+
+
+def difference(one: Prediction, other: Prediction) -> tuple[float, float]:
+    """Dice of the two masks and the largest difference of a stage probability."""
+    stages = np.subtract(one.stage_probabilities, other.stage_probabilities)
+    return dice_of(one.mask, other.mask), float(np.abs(stages).max())
 
 
 def dice_of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -356,8 +375,8 @@ def _write_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) 
     (folder / WEIGHTS).chmod(0o644)
     manifest = _manifest_of(recipe)
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
-    network = _load(folder / WEIGHTS, manifest).eval()
-    _write_golden(folder / GOLDEN, Bundle(folder, manifest, network, "", "cpu"))
+    engine = make_engine("torch", _load(folder / WEIGHTS, manifest), "cpu")
+    _write_golden(folder / GOLDEN, Bundle(folder, manifest, engine, ""))
     files = {name: file_sha256(folder / name) for name in (WEIGHTS, CARD, GOLDEN)}
     (folder / FILE).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
 
@@ -374,7 +393,7 @@ def _manifest_of(recipe: Recipe) -> Manifest:
         staging_edition=labels.STAGING_EDITION,
         grid=recipe.grid,
         network=recipe.network.to_dict(),
-        postprocess=Postprocess(threshold=recipe.threshold),
+        postprocess=Postprocess(threshold=recipe.threshold, least_cc=LEAST_CC),
         temperature=recipe.temperature,
         flip_average=recipe.flip_average,
         stage_offset=recipe.stage_offset,

@@ -53,8 +53,7 @@ class History:
         for names, axes in zip(PANELS, figure.subplots(len(PANELS), sharex=True), strict=True):
             for name in names:
                 points = [(row["step"], row[name]) for row in rows if name in row]
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=name)
+                axes.plot([step for step, _ in points], [value for _, value in points], label=name)
             axes.legend(loc="best", fontsize="small")
         axes.set_xlabel("step")
         figure.savefig(self.folder / "history.png", dpi=80)

@@ -32,32 +32,47 @@ class SegmentationLoss(nn.Module):
         return loss
 
 
+LEVELS: Final = 5
+"""Tissue categories: no tumour grows in 0; 1..4 give that T category once invaded."""
+
+
 def tissue_loss(logits: Tensor, levels: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the tissue category over the window plus, as dear, over the tumour, where the stage is decided.
+    """Cross-entropy of the tissue category over the window plus, as dear, under the tumour, every category alike.
 
     (b, 5, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar; zero for an empty batch.
     """
     each = functional.cross_entropy(logits, levels, reduction="none")
-    inside = target[:, 0]
-    return each.sum() / max(1, each.numel()) + (each * inside).sum() / inside.sum().clamp(min=1.0)
+    inside = target[:, 0] > 0
+    counts = torch.bincount(levels[inside], minlength=LEVELS)
+    sums = each.new_zeros(LEVELS).scatter_add(0, levels[inside], each[inside])
+    under = (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+    return each.sum() / max(1, each.numel()) + under
 
 
 def invasion_loss(logits: Tensor, levels: Tensor, target: Tensor, smooth: float = 5.0) -> Tensor:
-    """Soft Jaccard of the map within the tissue of every category T1..T4, all four counting alike.
+    """Soft Jaccard and cross-entropy of the map within the tissue of every category T1..T4, all four counting alike.
 
-    A tongue into bone is a hundredth of a tumour's volume and decides its stage: the plain Jaccard hardly misses it.
+    A tongue into bone is a hundredth of a tumour's volume and decides its stage: the plain Jaccard hardly misses it,
+    and where the map is sure of nothing its gradient vanishes. The cross-entropy, counted per tumour voxel, does not.
     (b, 1, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar; zero for an empty batch.
     """
-    flat = levels.flatten(1)
-    drawn, truth = torch.sigmoid(logits).flatten(1), target.flatten(1)
-    shared, said, is_there = (_by_level(values, flat) for values in (drawn * truth, drawn, truth))
-    overlap = (shared + smooth) / (said + is_there - shared + smooth)
-    return (1 - overlap).sum() / max(1, overlap.numel())
+    flat, raw, truth = levels.flatten(1), logits.flatten(1), target.flatten(1)
+    drawn = torch.sigmoid(raw)
+    wrong = functional.binary_cross_entropy_with_logits(raw, truth, reduction="none")
+    shared, said, there, cost = (_by_level(values, flat) for values in (drawn * truth, drawn, truth, wrong))
+    overlap = (shared + smooth) / (said + there - shared + smooth)
+    loss = (1 - overlap) + ENTROPY_SHARE * cost / (there + LEAST_VOXELS)
+    return loss.sum() / max(1, loss.numel())
+
+
+ENTROPY_SHARE: Final = 2.0
+LEAST_VOXELS: Final = 20.0
+"""Tumour voxels that a category is held to have at least, when the cross-entropy in it is counted."""
 
 
 def _by_level(values: Tensor, levels: Tensor) -> Tensor:
     """(b, voxels) summed by category -> (b, 4)."""
-    return values.new_zeros(len(values), 5).scatter_add(1, levels, values)[:, 1:]
+    return values.new_zeros(len(values), LEVELS).scatter_add(1, levels, values)[:, 1:]
 
 
 def ordinal_loss(logits: Tensor, stage: Tensor) -> Tensor:

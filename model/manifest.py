@@ -61,11 +61,15 @@ class LimitFinding:
 
 @dataclass(frozen=True)
 class Postprocess:
-    """A26: threshold, then the largest component and those of ``keep_cc`` or more within ``reach_mm`` of it."""
+    """A26: threshold, then the largest component and those of ``keep_cc`` or more within ``reach_mm`` of it.
+
+    A largest component under ``least_cc`` is no tumour: nothing is kept.
+    """
 
     threshold: float = 0.5
     keep_cc: float = 0.3
     reach_mm: float = 15.0
+    least_cc: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,21 @@ class Unit(nn.Module):
         return cast("Tensor", self.layers(x))
 
 
+class Pool(nn.Module):
+    """Ceil-mode pooling by maximum or mean; an axis shorter than the stride is taken whole (A1, A4)."""
+
+    def __init__(self, stride: Triple, kind: str) -> None:
+        super().__init__()
+        self.stride = stride
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(c, z, y, x) -> (c, z / stride, y / stride, x / stride), rounded up."""
+        z, y, w = (min(s, n) for s, n in zip(self.stride, x.shape[2:], strict=True))
+        pool = F.max_pool3d if self.kind == "max" else F.avg_pool3d
+        return pool(x, (z, y, w), (z, y, w), ceil_mode=True)
+
+
 class Up(nn.Module):
     """Decoder unit: up-convolution, crop to the skip's size, concatenate, ``Unit``."""
 
@@ -179,8 +194,7 @@ class UNet8(nn.Module):
         self.encoder = nn.ModuleList(
             Unit(i, o, flat=level < config.flat_levels) for level, (i, o) in enumerate(zip(inputs, widths, strict=True))
         )
-        pool = nn.MaxPool3d if config.pool == "max" else nn.AvgPool3d
-        self.pools = nn.ModuleList(pool(stride, stride, ceil_mode=True) for stride in STRIDES)
+        self.pools = nn.ModuleList(Pool(stride, config.pool) for stride in STRIDES)
         self.decoder = nn.ModuleList(
             Up(widths[level + 1], widths[level], STRIDES[level], flat=level < config.flat_levels)
             for level in reversed(range(len(STRIDES)))
