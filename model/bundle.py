@@ -206,6 +206,8 @@ class Bundle:
         agrees = dice >= GOLDEN_DICE and max_dp <= GOLDEN_PROBABILITY
         verdict = "agrees with" if agrees else "DISAGREES with"
         message = f"this machine {verdict} the laboratory: Dice {dice:.4f}, largest stage difference {max_dp:.5f}"
+        if self.engine.name != "torch":
+            message += f" (engine {self.engine.name})"
         return GoldenResult(agrees, dice, max_dp, message)
 
     def _find(self, scaled: Volume, start: Point) -> Point:
