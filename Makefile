@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -34,6 +34,15 @@ demo: $(STAMP)  ## a phantom patient through the whole node; exit 0 only if ever
 
 test: $(STAMP) $(if $(FULL),peers)  ## the tests (FULL=1: slow, acceptance and real peers too); PYTEST_ARGS are passed on
 	@$(BIN)/python -m pytest $(SPREAD) $(CHOICE) $(PYTEST_ARGS)
+
+N    ?= 400
+SEED ?= 0
+
+evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SEED=0; prints RESULT lines
+	@$(BIN)/python -m model.evaluate --count $(N) --seed $(SEED) $(EVALUATE_ARGS)
+
+bench-infer: $(STAMP)  ## cost and parity of every way to run the network; prints RESULT lines
+	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from model import labels, preprocess
+from model.engine import AGREEMENTS, Agreement, Engine, EngineError, make_engine
 from model.manifest import (
     FILE,
     BundleError,
@@ -60,6 +61,7 @@ WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "card.md"
 GOLDEN: Final = "golden.npz"
 THREADS_VARIABLE: Final = "NPC_RTNODE_TORCH_THREADS"
+ENGINE_VARIABLE: Final = "NPC_RTNODE_ENGINE"
 REACH_MM: Final = 26.0
 """In-plane, the second look stays centred on the body while the tumour's centre is within this distance."""
 
@@ -67,6 +69,9 @@ TUMOUR_MEAN_MM: Final = (-6.0, 0.0)
 TUMOUR_SD_MM: Final = (7.0, 18.0)
 """Tumour's centre from the body's centroid in-plane (y, x) over 525 training phantoms: -6.2 +- 4.4 and 0.7 +- 14.4 mm,
 widened. Without it a false tumour in the neck, 25 mm behind, won in 3 of 60 evaluation cases."""
+
+LEAST_CC: Final = 0.3
+"""A new bundle draws nothing smaller: the smallest training phantom has 3 cc, a false tumour often a few voxels."""
 
 USEFUL_AUC: Final = 0.65
 """Below this the card says that the stage is not to be read."""
@@ -109,26 +114,49 @@ def default_bundle() -> Path:
 class Bundle:
     """Weights, manifest and golden case of one folder, ready to predict. Make it with :meth:`open`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, network: MultiTaskNet, sha256: str, device: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, engine: Engine, sha256: str) -> None:
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256
-        self._network = network
-        self._device = device
+        self.engine = engine
 
     @classmethod
-    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
+    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None, engine: str | None = None) -> Bundle:
         """Check every file's SHA-256, load the weights strictly. Raises ``BundleError``.
 
-        ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process.
+        ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process;
+        ``engine`` (or NPC_RTNODE_ENGINE) is one of ``model.engine.ENGINES``. An engine other than torch that does not
+        agree with torch on the golden case is not used: ``bundle.engine.name`` says which one is.
         """
         wanted = threads if threads is not None else _threads_from_environment()
         if wanted is not None:
             torch.set_num_threads(wanted)
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
-        network = _load(folder / WEIGHTS, manifest).to(device).eval()
-        return cls(folder, manifest, network, file_sha256(folder / FILE), device)
+        network = _load(folder / WEIGHTS, manifest)
+        sha256 = file_sha256(folder / FILE)
+        plain = cls(folder, manifest, make_engine("torch", network, device), sha256)
+        chosen = engine or os.environ.get(ENGINE_VARIABLE, "torch")
+        return plain if chosen == "torch" else plain._faster(chosen, network, device)
+
+    def _faster(self, name: str, network: MultiTaskNet, device: str) -> Bundle:
+        """This bundle on another engine if the two agree, else itself. Raises ``BundleError`` for an unknown engine."""
+        try:
+            other = Bundle(self.folder, self.manifest, make_engine(name, network, device), self.sha256)
+        except EngineError as error:
+            raise BundleError(str(error)) from error
+        return other if other.agrees_with(self, AGREEMENTS[name]) else self
+
+    def agrees_with(self, reference: Bundle, limit: Agreement) -> bool:
+        """Whether both say the same of the golden case, within ``limit``."""
+        voxels, affine = self._golden()
+        mine, theirs = (bundle.predict(voxels, affine) for bundle in (self, reference))
+        dice, max_dp = difference(mine, theirs)
+        return dice >= limit.dice and max_dp <= limit.probability
+
+    def _golden(self) -> tuple[Floats, NDArray[np.float64]]:
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as golden:
+            return golden["voxels"].astype(np.float32), golden["affine"]
 
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Prediction:
         """GTV and T stage of one axial volume. ``voxels`` [slice, row, column]; ``affine`` index -> LPS mm.
@@ -144,20 +172,27 @@ class Bundle:
         return Prediction(
             probability=volume.to_native(canonical),
             mask=volume.to_native(mask.astype(np.float32)) > 0,
-            stage_probabilities=_calibrated(stage_logits, self.manifest.temperature),
+            stage_probabilities=_calibrated(stage_logits, self.manifest),
             dropped_cc=dropped,
             limits=tuple(found),
         )
 
     def look(self, volume: Volume) -> tuple[Floats, Floats]:
         """Raw stage logits and the probability map on the canonical native grid."""
-        body, steps = preprocess.body_mask(volume)
-        scaled = preprocess.normalise(volume, body, steps)
-        middle = preprocess.body_centre_mm(volume, body, steps)
-        offset = self.manifest.centre_offset_mm
-        start = (middle[0] + offset[0], middle[1] + offset[1], middle[2] + offset[2])
-        window, probability, logits = self._window(scaled, self._find(scaled, start))
+        scaled, start = self._scaled(volume)
+        centre = self._find(scaled, start) if self.manifest.window == "roi" else start
+        window, probability, logits = self._window(scaled, centre)
         return preprocess.paste(scaled, window, probability), logits
+
+    def _scaled(self, volume: Volume) -> tuple[Volume, Point]:
+        """The z-scored volume and where its window starts from, in mm from the first voxel."""
+        body, steps = preprocess.body_mask(volume)
+        whole = self.manifest.intensity == "volume"
+        scaled = preprocess.normalise_whole(volume) if whole else preprocess.normalise(volume, body, steps)
+        on_image = self.manifest.window == "image"
+        z, y, x = preprocess.image_centre_mm(volume) if on_image else preprocess.body_centre_mm(volume, body, steps)
+        dz, dy, dx = self.manifest.centre_offset_mm
+        return scaled, (z + dz, y + dy, x + dx)
 
     def verify(self) -> GoldenResult:
         """Predict the golden case and compare with the expected answer stored beside it."""
@@ -171,6 +206,8 @@ class Bundle:
         agrees = dice >= GOLDEN_DICE and max_dp <= GOLDEN_PROBABILITY
         verdict = "agrees with" if agrees else "DISAGREES with"
         message = f"this machine {verdict} the laboratory: Dice {dice:.4f}, largest stage difference {max_dp:.5f}"
+        if self.engine.name != "torch":
+            message += f" (engine {self.engine.name})"
         return GoldenResult(agrees, dice, max_dp, message)
 
     def _find(self, scaled: Volume, start: Point) -> Point:
@@ -201,33 +238,18 @@ class Bundle:
         for first in survey_starts(length, depth):
             place = slice(first + SURVEY_STEP, first + SURVEY_STEP + depth)
             share = (trust * tall.valid[place])[:, None, None]
-            total[place] += self._glance(tall.values[place]) * share
+            total[place] += self.engine.glance(tall.values[place]) * share
             weight[place] += share
         return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
 
     def _window(self, scaled: Volume, centre: Point) -> tuple[Window, Floats, Floats]:
         window = preprocess.cut(scaled, centre, self.manifest.grid)
-        probability, logits = self._forward(window.values)
+        probability, logits = self.engine.forward(window.values)
         if self.manifest.flip_average:
-            mirrored, other = self._forward(window.values[:, :, ::-1])
+            mirrored, other = self.engine.forward(window.values[:, :, ::-1])
             probability = np.asarray((probability + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
             logits = np.asarray((logits + other) / 2, dtype=np.float32)
         return window, probability, logits
-
-    def _glance(self, values: Floats) -> Floats:
-        """Map only: what the first look needs."""
-        with torch.inference_mode():
-            gtv, _ = self._network.segment(self._tensor(values))
-            return torch.sigmoid(gtv)[0, 0].cpu().numpy()
-
-    def _tensor(self, values: Floats) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values))[None, None].to(self._device)
-
-    def _forward(self, values: Floats) -> tuple[Floats, Floats]:
-        """One window (z, y, x) -> probability map (z, y, x) and stage logits (4,)."""
-        with torch.inference_mode():
-            gtv, stage = self._network(self._tensor(values))
-            return torch.sigmoid(gtv)[0, 0].cpu().numpy(), stage[0].float().cpu().numpy()
 
 
 def survey_starts(length: int, depth: int) -> list[int]:
@@ -263,11 +285,17 @@ def _in_plane(start: Point, found: Point, grid: GridSpec) -> Iterator[tuple[floa
     return zip(start[1:], found[1:], grid.shape[1:], grid.spacing_mm[1:], strict=True)
 
 
-def _calibrated(logits: Floats, temperature: float) -> tuple[float, float, float, float]:
-    scaled = logits.astype(np.float64) / temperature
+def _calibrated(logits: Floats, manifest: Manifest) -> tuple[float, float, float, float]:
+    scaled = logits.astype(np.float64) / manifest.temperature + np.asarray(manifest.stage_offset)
     shares = np.exp(scaled - scaled.max())
     t1, t2, t3, t4 = (float(p) for p in shares / shares.sum())
     return t1, t2, t3, t4
+
+
+def difference(one: Prediction, other: Prediction) -> tuple[float, float]:
+    """Dice of the two masks and the largest difference of a stage probability."""
+    stages = np.subtract(one.stage_probabilities, other.stage_probabilities)
+    return dice_of(one.mask, other.mask), float(np.abs(stages).max())
 
 
 def dice_of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -290,8 +318,9 @@ def _halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _widen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Back to float32, in which everything is computed."""
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    """Back to float32, in which everything is computed; ``classifier.1`` is how bundle 0.1.0 names the classifier."""
+    named = {name.replace("classifier.1.", "classifier."): tensor for name, tensor in state.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in named.items()}
 
 
 def _load(path: Path, manifest: Manifest) -> MultiTaskNet:
@@ -323,6 +352,13 @@ class Recipe:
     centre_offset_mm: Point
     threshold: float = 0.5
     flip_average: bool = True
+    stage_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+
+
+def expected_offset(counts: Mapping[str, int]) -> tuple[float, ...]:
+    """Log shares of the stages in the population expected, less those of balanced training."""
+    total = sum(counts.values())
+    return tuple(round(float(np.log(counts[stage] * len(labels.STAGES) / total)), 4) for stage in labels.STAGES)
 
 
 def make_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) -> Bundle:
@@ -341,8 +377,8 @@ def _write_bundle(folder: Path, state: dict[str, torch.Tensor], recipe: Recipe) 
     (folder / WEIGHTS).chmod(0o644)
     manifest = _manifest_of(recipe)
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
-    network = _load(folder / WEIGHTS, manifest).eval()
-    _write_golden(folder / GOLDEN, Bundle(folder, manifest, network, "", "cpu"))
+    engine = make_engine("torch", _load(folder / WEIGHTS, manifest), "cpu")
+    _write_golden(folder / GOLDEN, Bundle(folder, manifest, engine, ""))
     files = {name: file_sha256(folder / name) for name in (WEIGHTS, CARD, GOLDEN)}
     (folder / FILE).write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
 
@@ -359,9 +395,10 @@ def _manifest_of(recipe: Recipe) -> Manifest:
         staging_edition=labels.STAGING_EDITION,
         grid=recipe.grid,
         network=recipe.network.to_dict(),
-        postprocess=Postprocess(threshold=recipe.threshold),
+        postprocess=Postprocess(threshold=recipe.threshold, least_cc=LEAST_CC),
         temperature=recipe.temperature,
         flip_average=recipe.flip_average,
+        stage_offset=recipe.stage_offset,
         centre_offset_mm=recipe.centre_offset_mm,
         input_limits=dict(TRAINED_LIMITS),
         metrics=recipe.metrics,
@@ -402,9 +439,18 @@ def card(manifest: Manifest) -> str:
         "",
     ]
     lines += [f"- {name}: {_plain(value)}" for name, value in sorted(manifest.metrics.items())]
+    lines += _reliability_table(manifest.metrics.get("reliability", []))
     lines += ["", "## Inputs covered by training", ""]
     lines += [f"- {name}: {x.low:g} to {x.high:g} {x.unit}" for name, x in sorted(manifest.input_limits.items())]
     return "\n".join(lines) + "\n"
+
+
+def _reliability_table(table: list[list[float]]) -> list[str]:
+    """How often the most likely stage was right, by how sure the bundle said it was."""
+    if not table:
+        return []
+    head = ["", "## How sure, how right", "", "| phantoms | said | right |", "| --- | --- | --- |"]
+    return [*head, *(f"| {n} | {said:.2f} | {right:.2f} |" for n, said, right in table)]
 
 
 def _staging_verdict(metrics: Mapping[str, Any]) -> str:
@@ -465,6 +511,7 @@ def _make(options: argparse.Namespace) -> int:
         metrics={**facts.get("training", {}), **measured},
         centre_offset_mm=tuple(facts["centre_offset_mm"]),
         flip_average=not options.no_flip,
+        stage_offset=expected_offset(labels.PAPER_STAGE_COUNTS),
     )
     bundle = make_bundle(options.out, load_file(options.checkpoint), recipe)
     print(f"{options.out}: {bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256}")

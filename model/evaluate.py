@@ -1,18 +1,23 @@
-"""Measure a bundle on unseen native phantoms through its own door, and fit the stage temperature on the tune cohort.
+"""Measure a bundle on unseen native phantoms through its own door: `make evaluate`.
 
-    python -m model.evaluate FOLDER --cohort eval --count 60 --tune 40 --out runs/metrics.json
+    python -m model.evaluate FOLDER --count 400 --seed 1 --out runs/metrics.json
+    python -m model.evaluate FOLDER --tune 108 --out runs/metrics.json      # also fits the stage temperature
 
-Dice and average surface distance are taken on the native grid in mm (A27); an empty prediction counts as Dice 0 and is
-listed, its distance is left out. AUCs are one-versus-rest, micro (headline, A10) and macro.
+``--seed`` draws a fresh external cohort; no seed is met in training or tuning. Dice and average surface distance are
+taken on the native grid in mm (A27); an empty prediction counts as Dice 0 and is listed, its distance is left out.
+Intervals resample patients (A10). What a programme should read is printed as lines ``RESULT key=value``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +26,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import roc_auc_score
 
-from model.bundle import Bundle, default_bundle, dice_of
-from model.labels import STAGES
-from model.phantom import Phantom, make_case
+from model import statistics
+from model.bundle import Bundle, default_bundle, dice_of, read_manifest
+from model.labels import NO_TUMOUR, STAGES
+from model.phantom import Phantom
+from model.phantom.cohorts import Member, external_cohort, free_cohort
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 
 MISS: Final = 0.1
 """Below this Dice the tumour was missed."""
@@ -35,7 +42,7 @@ MISS: Final = 0.1
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated phantom."""
+    """One evaluated phantom. Without tumour Dice is 1 for an empty answer and 0 for any other."""
 
     cohort: str
     index: int
@@ -71,6 +78,9 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(slice(max(0, int(s[0]) - 1), int(s[-1]) + 2) for s in spans)
 
 
+# --- cases ------------------------------------------------------------------------------------------------------
+
+
 def measure_case(bundle: Bundle, phantom: Phantom) -> Row:
     """One phantom through the door."""
     prediction = bundle.predict(phantom.voxels.astype(np.float32), phantom.affine)
@@ -88,96 +98,104 @@ def measure_case(bundle: Bundle, phantom: Phantom) -> Row:
     )
 
 
-def measure(bundle: Bundle, cohort: str, indices: Iterable[int]) -> Iterator[Row]:
-    """Every phantom of a cohort in turn."""
-    for index in indices:
-        yield measure_case(bundle, make_case(cohort, index))
+_opened: Bundle | None = None
+
+
+def _open(folder: Path) -> None:
+    """In a worker: open the bundle once, on one thread."""
+    global _opened
+    _opened = Bundle.open(folder, threads=1)
+
+
+def _measure_member(member: Member) -> Row:
+    if _opened is None:
+        raise RuntimeError("a worker measures before its bundle is open")
+    return measure_case(_opened, member.make())
+
+
+def measure(folder: Path, members: Sequence[Member], jobs: int = 1) -> Iterator[Row]:
+    """Every member in turn, in order, by ``jobs`` processes of one thread each."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_open, initargs=(folder,)) as pool:
+        for done, row in enumerate(pool.map(_measure_member, members, chunksize=2), start=1):
+            if done % 20 == 0 or done == len(members):
+                print(f"{done}/{len(members)} {row.cohort}", file=sys.stderr, flush=True)
+            yield row
 
 
 # --- staging ----------------------------------------------------------------------------------------------------
 
 
-def logits_of(rows: list[Row], temperature: float) -> Floats:
+NO_OFFSET: Final[Floats] = np.zeros(len(STAGES))
+
+
+def logits_of(probabilities: Floats, temperature: float, offset: Floats = NO_OFFSET) -> Floats:
     """(cases, 4) uncalibrated logits, up to a constant per case."""
-    probabilities = np.array([row.probabilities for row in rows])
-    return np.asarray(np.log(np.maximum(probabilities, 1e-12)) * temperature)
+    return np.asarray((np.log(np.maximum(probabilities, 1e-12)) - offset) * temperature)
 
 
-def softmax(logits: Floats, temperature: float) -> Floats:
+def softmax(logits: Floats, temperature: float, offset: Floats = NO_OFFSET) -> Floats:
     """(cases, 4) probabilities."""
-    scaled = logits / temperature
+    scaled = logits / temperature + offset
     shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def fit_temperature(logits: Floats, truth: NDArray[np.intp]) -> float:
+def fit_temperature(logits: Floats, truth: Ints, offset: Floats = NO_OFFSET) -> float:
     """The temperature of least cross-entropy, searched between 0.2 and 10."""
 
     def entropy(log_t: float) -> float:
-        chosen = softmax(logits, float(np.exp(log_t)))[np.arange(len(truth)), truth]
+        chosen = softmax(logits, float(np.exp(log_t)), offset)[np.arange(len(truth)), truth]
         return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
     found = minimize_scalar(entropy, bounds=(np.log(0.2), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))
 
 
-def calibration_error(probabilities: Floats, truth: NDArray[np.intp], bins: int = 10) -> float:
-    """Expected calibration error of the most likely stage."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(right[which == b].mean() - confidence[which == b].mean()) * (which == b).mean() for b in np.unique(which)
-    ]
-    return float(sum(gaps))
+def told(rows: Sequence[Row]) -> tuple[Floats, Ints]:
+    """(cases, 4) probabilities and (cases,) truth as 0..3."""
+    return np.array([row.probabilities for row in rows]), np.array([STAGES.index(row.stage) for row in rows])
 
 
-def truth_of(rows: list[Row]) -> NDArray[np.intp]:
-    """(cases,) stage as 0..3."""
-    return np.array([STAGES.index(row.stage) for row in rows])
-
-
-def staging_figures(probabilities: Floats, truth: NDArray[np.intp]) -> dict[str, Any]:
+def staging_figures(probabilities: Floats, truth: Ints) -> dict[str, Any]:
     """Accuracy, AUCs, calibration and the confusion table (rows truth, columns prediction)."""
-    hot = np.eye(len(STAGES))[truth]
-    chosen = probabilities.argmax(axis=1)
-    present = [k for k in range(len(STAGES)) if 0 < hot[:, k].sum() < len(truth)]
-    each = {STAGES[k]: float(roc_auc_score(hot[:, k], probabilities[:, k])) for k in present}
-    table = np.zeros((len(STAGES), len(STAGES)), dtype=int)
-    np.add.at(table, (truth, chosen), 1)
+    each = statistics.auc_each(probabilities, truth)
+    late = truth >= 2
+    advanced = probabilities[:, 2:].sum(axis=1)
     return {
-        "stage_accuracy": float((chosen == truth).mean()),
-        "stage_majority_share": float(np.bincount(truth).max() / len(truth)),
-        "auc_micro": float(roc_auc_score(hot.ravel(), probabilities.ravel())),
-        "auc_macro": float(np.mean(list(each.values()))),
-        "auc_by_stage": {name: round(value, 3) for name, value in each.items()},
-        "auc_early_advanced": float(roc_auc_score(truth >= 2, probabilities[:, 2:].sum(axis=1))),
-        "calibration_error": calibration_error(probabilities, truth),
-        "confusion": table.tolist(),
+        "acc": statistics.accuracy(probabilities, truth),
+        "majority_share": float(np.bincount(truth).max() / len(truth)),
+        "auc_micro": statistics.auc_micro(probabilities, truth),
+        "auc_macro": statistics.auc_macro(probabilities, truth),
+        "auc_by_stage": {name: round(value, 3) for name, value in zip(STAGES, each, strict=True)},
+        "auc_early_advanced": statistics.auc(advanced[late], advanced[~late]),
+        "brier": statistics.brier(probabilities, truth),
+        "ece": statistics.calibration_error(probabilities, truth),
+        "reliability": [[n, round(c, 3), round(r, 3)] for n, c, r in statistics.reliability(probabilities, truth)],
+        "confusion": statistics.confusion(probabilities, truth),
     }
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------
 
 
-def segmentation_figures(rows: list[Row]) -> dict[str, Any]:
+def segmentation_figures(rows: Sequence[Row]) -> dict[str, Any]:
     """Dice, surface distance and misses."""
     dice = np.array([row.dice for row in rows])
     distance = np.array([row.asd_mm for row in rows])
     early, advanced = (dice[[row.stage in group for row in rows]] for group in (STAGES[:2], STAGES[2:]))
-    quarter, three_quarters = (float(q) for q in np.percentile(dice, (25, 75)))
     figures: dict[str, Any] = {
         "n": len(rows),
-        "dice_median": float(np.median(dice)),
-        "dice_mean": float(dice.mean()),
-        "dice_iqr": [round(quarter, 3), round(three_quarters, 3)],
-        "dice_least": float(dice.min()),
-        "asd_mm_median": float(np.nanmedian(distance)),
+        "dsc_median": float(np.median(dice)),
+        "dsc_mean": float(dice.mean()),
+        "dsc_quartiles": [round(float(q), 3) for q in np.percentile(dice, (25, 75))],
+        "dsc_least": float(dice.min()),
+        "asd_median": float(np.nanmedian(distance)),
         "empty": int(sum(row.drawn_cc == 0 for row in rows)),
         "missed": [row.index for row in rows if row.dice < MISS],
-        "dice_median_by_stage": {s: _median([row.dice for row in rows if row.stage == s]) for s in STAGES},
+        "dsc_median_by_stage": {s: _median([row.dice for row in rows if row.stage == s]) for s in STAGES},
     }
     if early.size and advanced.size:
-        figures["dice_early_advanced_p"] = float(mannwhitneyu(early, advanced).pvalue)
+        figures["dsc_early_advanced_p"] = float(mannwhitneyu(early, advanced).pvalue)
     return figures
 
 
@@ -185,41 +203,100 @@ def _median(values: list[float]) -> float | None:
     return round(float(np.median(values)), 3) if values else None
 
 
-def evaluate(bundle: Bundle, cohort: str, indices: range, tune: int) -> tuple[dict[str, Any], list[Row]]:
-    """Figures of a cohort; with ``tune`` cases the temperature is fitted first, on the tune cohort."""
-    temperature = bundle.manifest.temperature
-    figures: dict[str, Any] = {"cohort": cohort, "first": indices.start}
-    if tune:
-        tuned = list(measure(bundle, "tune", range(tune)))
-        temperature = fit_temperature(logits_of(tuned, bundle.manifest.temperature), truth_of(tuned))
-        figures["temperature"] = temperature
-        figures["tune_n"] = tune
-    rows = list(measure(bundle, cohort, indices))
-    probabilities = softmax(logits_of(rows, bundle.manifest.temperature), temperature)
-    return {**figures, **segmentation_figures(rows), **staging_figures(probabilities, truth_of(rows))}, rows
+def bounds(rows: Sequence[Row]) -> dict[str, float]:
+    """95 % patient-bootstrap bounds of the headline figures, as ``KEY_low`` and ``KEY_high``."""
+    probabilities, truth = told(rows)
+    dice = np.array([row.dice for row in rows])
+    distance = np.array([row.asd_mm for row in rows])
+    figures: dict[str, Callable[[Ints], float]] = {
+        "dsc_median": lambda at: float(np.median(dice[at])),
+        "asd_median": lambda at: float(np.nanmedian(distance[at])),
+        "auc_micro": lambda at: statistics.auc_micro(probabilities[at], truth[at]),
+        "auc_macro": lambda at: statistics.auc_macro(probabilities[at], truth[at]),
+        "acc": lambda at: statistics.accuracy(probabilities[at], truth[at]),
+    }
+    found: dict[str, float] = {}
+    for name, figure in figures.items():
+        found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap(figure, len(rows))
+    return found
+
+
+def free_figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """Heads without tumour: how many were answered with nothing, and what was drawn in the others."""
+    return {
+        "free_n": len(rows),
+        "free_empty": int(sum(row.drawn_cc == 0 for row in rows)),
+        "free_drawn_cc": sorted(round(row.drawn_cc, 2) for row in rows if row.drawn_cc > 0),
+    }
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Every figure of an evaluation; heads without tumour are counted apart."""
+    ill = [row for row in rows if row.stage != NO_TUMOUR]
+    free = [row for row in rows if row.stage == NO_TUMOUR]
+    figures = {"cohort": ill[0].cohort, **segmentation_figures(ill), **staging_figures(*told(ill)), **bounds(ill)}
+    return {**figures, **free_figures(free)} if free else figures
+
+
+RESULTS: Final = (
+    "n", "dsc_median", "dsc_median_low", "dsc_median_high", "asd_median", "asd_median_low", "asd_median_high",
+    "auc_micro", "auc_micro_low", "auc_micro_high", "auc_macro", "auc_macro_low", "auc_macro_high",
+    "acc", "acc_low", "acc_high", "brier", "ece", "missed", "free_n", "free_empty",
+)  # fmt: skip
+
+
+def results(figures: dict[str, Any]) -> Iterator[str]:
+    """``RESULT key=value`` lines; ``missed`` is the number of tumour cases lost."""
+    for key in RESULTS:
+        if key in figures:
+            value = len(figures[key]) if key == "missed" else figures[key]
+            yield f"RESULT {key}={value:.4f}" if isinstance(value, float) else f"RESULT {key}={value}"
+
+
+def calibrate(folder: Path, count: int, jobs: int) -> float:
+    """The stage temperature of least cross-entropy on the tumours of the inner split, cohort "tune"."""
+    rows = list(measure(folder, [Member("tune", index) for index in range(count)], jobs))
+    probabilities, truth = told(rows)
+    manifest = read_manifest(folder)
+    offset = np.asarray(manifest.stage_offset)
+    return fit_temperature(logits_of(probabilities, manifest.temperature, offset), truth, offset)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate a bundle folder."""
-    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=default_bundle())
-    parser.add_argument("--cohort", default="eval")
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--tune", type=int, default=0, help="fit the temperature on this many tune phantoms first")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    parser.add_argument("--rows", type=Path, help="write one line per phantom here as JSON lines")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    bundle = Bundle.open(options.folder, threads=options.threads)
-    figures, rows = evaluate(bundle, options.cohort, range(options.first, options.first + options.count), options.tune)
+    options = _parser().parse_args(arguments)
+    figures: dict[str, Any] = {}
+    if options.tune:
+        figures = {"temperature": calibrate(options.folder, options.tune, options.jobs), "tune_n": options.tune}
+    if options.count:
+        members = (*external_cohort(options.seed, options.count), *free_cohort(options.seed, options.free))
+        rows = list(measure(options.folder, members, options.jobs))
+        figures |= summarise(rows)
+        _keep(options.rows, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     text = json.dumps(figures, indent=2)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    if options.rows:
-        options.rows.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    _keep(options.out, text + "\n")
+    for line in results(figures):
+        print(line)
     return 0
+
+
+def _keep(path: Path | None, text: str) -> None:
+    if path is not None:
+        path.write_text(text, encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=default_bundle())
+    parser.add_argument("--count", type=int, default=400, help="tumour phantoms of the external cohort")
+    parser.add_argument("--free", type=int, default=50, help="phantoms without tumour")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another cohort")
+    parser.add_argument("--tune", type=int, default=0, help="fit the temperature on this many tuning phantoms")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--rows", type=Path, help="write one line per phantom here as JSON lines")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
+    return parser
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ from enum import IntEnum
 from typing import Final
 
 STAGES: Final = ("T1", "T2", "T3", "T4")
+NO_TUMOUR: Final = "none"
+"""What stands for the stage of a phantom without tumour; no network output and no T category."""
+
 STAGING_EDITION: Final = "UICC/AJCC 8th edition (T category unchanged in the 9th)"
 STRUCTURE: Final = "GTVp"
 STATEMENT: Final = "synthetic phantom - not for clinical use"
@@ -134,3 +137,8 @@ def stage_of(invaded_mm3: Mapping[str, float]) -> str:
     """The TNM rule: the highest category among structures invaded by ``INVASION_MM3`` or more; T1 otherwise."""
     levels = [STRUCTURE_STAGE[name] for name, volume in invaded_mm3.items() if volume >= INVASION_MM3]
     return STAGES[max(levels, default=1) - 1]
+
+
+def invaded_of(invaded_mm3: Mapping[str, float]) -> tuple[bool, ...]:
+    """One flag for every structure, in the order of ``STRUCTURES``: invaded by ``INVASION_MM3`` or more."""
+    return tuple(invaded_mm3.get(name, 0.0) >= INVASION_MM3 for name in STRUCTURES)

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 FILE: Final = "bundle.json"
 FORMAT: Final = 1
+WINDOWS: Final = ("roi", "body", "image")
+INTENSITIES: Final = ("body", "volume")
 
 
 class BundleError(Exception):
@@ -59,11 +61,15 @@ class LimitFinding:
 
 @dataclass(frozen=True)
 class Postprocess:
-    """A26: threshold, then the largest component and those of ``keep_cc`` or more within ``reach_mm`` of it."""
+    """A26: threshold, then the largest component and those of ``keep_cc`` or more within ``reach_mm`` of it.
+
+    A largest component under ``least_cc`` is no tumour: nothing is kept.
+    """
 
     threshold: float = 0.5
     keep_cc: float = 0.3
     reach_mm: float = 15.0
+    least_cc: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,12 @@ class Manifest:
     metrics: Mapping[str, Any]
     generator_sha256: str
     files: Mapping[str, str] = field(default_factory=dict)
+    stage_offset: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """Added to the stage logits after the temperature: log of how common each class is expected to be."""
+    window: str = "roi"
+    """Where the window lies (A21): "roi" at the tumour the first look finds, "body" on the body, "image" (paper)."""
+    intensity: str = "body"
+    """What the z-score is taken over (A23): "body" clipped inside the head, "volume" all voxels as they are (paper)."""
     format: int = FORMAT
 
     @property
@@ -131,12 +143,16 @@ def _manifest(raw: Any, path: Path) -> Manifest:
 
 def _from_dict(raw: dict[str, Any]) -> Manifest:
     fields = dict(raw)
-    for name in ("inputs", "structures", "stage_classes", "centre_offset_mm"):
-        fields[name] = tuple(fields[name])
+    for name in ("inputs", "structures", "stage_classes", "centre_offset_mm", "stage_offset"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     grid = dict(raw["grid"])
     fields["grid"] = GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), int(grid["oversample"]))
     fields["postprocess"] = Postprocess(**raw["postprocess"])
     fields["input_limits"] = {name: Limit(**limit) for name, limit in raw["input_limits"].items()}
+    for name, known in (("window", WINDOWS), ("intensity", INTENSITIES)):
+        if fields.get(name, known[0]) not in known:
+            raise ValueError(f"{name} is {fields[name]!r}, known are {', '.join(known)}")
     return Manifest(**fields)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ STRIDES: Final[tuple[Triple, ...]] = ((1, 2, 2),) * 3 + ((2, 2, 2),) * 3 + ((1, 
 class NetworkConfig:
     """Everything that shapes the weights. ``grid`` is fixed at build time: the positions of A13 are learned for it.
 
-    ``gate`` "shifted" multiplies the map by the image above its minimum, so that outside the tumour is air as in raw
-    MR; "plain" multiplies the z-scores, where outside is average tissue and a tumour of average grey vanishes (A8).
+    ``pixel_mm`` is the in-plane pixel of the window. ``gate`` "shifted" multiplies the map by the image above its
+    minimum, so that outside the tumour is air as in raw MR; "plain" multiplies the z-scores, where outside is average
+    tissue and a tumour of average grey vanishes (A8).
     """
 
     grid: Triple = (21, 56, 56)
+    pixel_mm: float = 1.875
     channels: int = 1
     classes: int = 4
     widths: tuple[int, ...] = (8, 16, 32, 48, 64, 64, 64, 64)
@@ -44,6 +46,15 @@ class NetworkConfig:
     heads: int = 4
     fusion_width: int = 64
     dropout: float = 0.1
+    levels: int = 0
+    """Tissue categories the U-Net names beside the map (0: none; "plus" has 5: no tumour tissue, T1 .. T4 tissue)."""
+    invaded: int = 0
+    """Structures whose invasion is told beside the stage (design 5.2-2)."""
+    ordinal: bool = False
+    """Three more logits for "at least T2, T3, T4" (design 5.2-3)."""
+    wiring: str = "joint"
+    """"joint" is the paper's; its ablations (table 5): "no_fusion" pools and concatenates the four features instead of
+    fusing them, "separate" stages from the product alone, with the map held still (A12, A29)."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NetworkConfig:
@@ -56,7 +67,22 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
 
+PAPER: Final = NetworkConfig(
+    grid=(21, 224, 224),
+    pixel_mm=0.46875,
+    widths=(32, 64, 128, 256, 320, 320, 320, 320),
+    flat_levels=0,
+    gate="plain",
+    stage_width=64,
+    fusion_width=256,
+)
+"""The paper's reading (A1..A15): its window, base 32, 3x3x3 throughout, ResNet-50's widths, fusion 256."""
+
 PRESETS: Final[Mapping[str, NetworkConfig]] = {
+    "paper": PAPER,
+    "aniso": dataclasses.replace(PAPER, flat_levels=3),  # 1x3x3 while a pixel is thinner than a slice (A6)
+    "small": NetworkConfig(),  # a quarter of the pixels and widths, for phantoms on a processor
+    "plus": NetworkConfig(grid=(21, 64, 64), levels=5, invaded=20, ordinal=True),  # small, and what 5.2 adds
     "tiny": NetworkConfig(
         grid=(21, 32, 32),
         widths=(4, 8, 8, 16, 16, 16, 16, 16),
@@ -64,7 +90,6 @@ PRESETS: Final[Mapping[str, NetworkConfig]] = {
         fusion_width=16,
         dropout=0.0,
     ),
-    "small": NetworkConfig(),
 }
 
 
@@ -95,6 +120,21 @@ class Unit(nn.Module):
         return cast("Tensor", self.layers(x))
 
 
+class Pool(nn.Module):
+    """Ceil-mode pooling by maximum or mean; an axis shorter than the stride is taken whole (A1, A4)."""
+
+    def __init__(self, stride: Triple, kind: str) -> None:
+        super().__init__()
+        self.stride = stride
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(c, z, y, x) -> (c, z / stride, y / stride, x / stride), rounded up."""
+        z, y, w = (min(s, n) for s, n in zip(self.stride, x.shape[2:], strict=True))
+        pool = F.max_pool3d if self.kind == "max" else F.avg_pool3d
+        return pool(x, (z, y, w), (z, y, w), ceil_mode=True)
+
+
 class Up(nn.Module):
     """Decoder unit: up-convolution, crop to the skip's size, concatenate, ``Unit``."""
 
@@ -123,6 +163,25 @@ def _head(width: int) -> nn.Conv3d:
     return head
 
 
+Shared = tuple[Tensor, Tensor, Tensor]
+
+
+class Drawn(NamedTuple):
+    """What the U-Net gives: ``gtv`` logits (b, 1, z, y, x), ``levels`` logits (b, 5, z, y, x) or None, e7, e8, d1."""
+
+    gtv: Tensor
+    levels: Tensor | None
+    shared: Shared
+
+
+class Staged(NamedTuple):
+    """What the T-net gives, all logits: ``stage`` (b, 4), ``ordinal`` (b, 3) or None, ``invaded`` (b, n) or None."""
+
+    stage: Tensor
+    ordinal: Tensor | None
+    invaded: Tensor | None
+
+
 class UNet8(nn.Module):
     """Eight encoder units, seven decoder units, 1x1x1 convolution (2.3.1): logits and the three shared features."""
 
@@ -135,16 +194,16 @@ class UNet8(nn.Module):
         self.encoder = nn.ModuleList(
             Unit(i, o, flat=level < config.flat_levels) for level, (i, o) in enumerate(zip(inputs, widths, strict=True))
         )
-        pool = nn.MaxPool3d if config.pool == "max" else nn.AvgPool3d
-        self.pools = nn.ModuleList(pool(stride, stride, ceil_mode=True) for stride in STRIDES)
+        self.pools = nn.ModuleList(Pool(stride, config.pool) for stride in STRIDES)
         self.decoder = nn.ModuleList(
             Up(widths[level + 1], widths[level], STRIDES[level], flat=level < config.flat_levels)
             for level in reversed(range(len(STRIDES)))
         )
         self.head = _head(widths[0])
+        self.levels = nn.Conv3d(widths[0], config.levels, 1) if config.levels else None
         self.shared_widths = (widths[-2], widths[-1], widths[-2])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, x: Tensor) -> Drawn:
         """(c, 21, 224, 224) -> logits (1, 21, 224, 224) and [e7 (., 3, 4, 4), e8 (., 3, 2, 2), d1 (., 3, 4, 4)]."""
         skips: list[Tensor] = []
         for unit, pool in zip(self.encoder, (*self.pools, nn.Identity()), strict=True):
@@ -153,7 +212,8 @@ class UNet8(nn.Module):
         first = x = self.decoder[0](x, skips[-2])
         for unit, skip in zip(self.decoder[1:], reversed(skips[:-2]), strict=True):
             x = unit(x, skip)
-        return self.head(x), (skips[-2], skips[-1], first)
+        levels = None if self.levels is None else self.levels(x)
+        return Drawn(self.head(x), levels, (skips[-2], skips[-1], first))
 
 
 class Attention3d(nn.Module):
@@ -218,8 +278,9 @@ class BoTNet3d(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width = config.stage_width
+        inputs = config.channels * 2 + config.levels - 1 if config.levels else config.channels
         self.stem = nn.Sequential(
-            nn.Conv3d(config.channels, width, (3, 7, 7), config.stem_stride, padding=(1, 3, 3), bias=False),
+            nn.Conv3d(inputs, width, (3, 7, 7), config.stem_stride, padding=(1, 3, 3), bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(True),
         )
@@ -273,34 +334,87 @@ class Fusion(nn.Module):
         return x.mean(dim=(2, 3, 4))
 
 
+class Pooled(nn.Module):
+    """What stands in for the fusion in both ablations: every feature averaged over its grid, side by side (A12)."""
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Maps on their own grids -> (sum of their channels,)."""
+        return torch.cat([feature.mean(dim=(2, 3, 4)) for feature in features], dim=1)
+
+
+WIRINGS: Final = ("joint", "no_fusion", "separate")
+
+
 class MultiTaskNet(nn.Module):
-    """GTV map and T stage from one window (figure 2)."""
+    """GTV map and T stage from one window (figure 2). With ``levels``, the T-net also sees where the map lies.
+
+    The paper's product tells the T-net what the tumour looks like and hides what it lies in. "plus" adds, beside the
+    product, the image and the map's share in tissue of every category, and hands the volumes of those shares straight
+    to the classifier: what the TNM rule counts, as far as the network can tell.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self.unet = UNet8(config)
         self.stager = BoTNet3d(config)
-        self.fusion = Fusion((*self.unet.shared_widths, self.stager.width), self.stager.grid, config)
-        self.classifier = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.fusion_width, config.classes))
+        self.fusion, fused = self._joint()
+        width = fused + 2 * max(0, config.levels - 1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(width, config.classes)
+        self.ordinal = nn.Linear(width, config.classes - 1) if config.ordinal else None
+        self.invaded = nn.Linear(width, config.invaded) if config.invaded else None
 
-    def segment(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """(batch, c, *grid) -> GTV logits (batch, 1, *grid) and the three shared features."""
+    def _joint(self) -> tuple[nn.Module, int]:
+        """What joins U-Net and T-net, and the width of what it gives."""
+        config = self.config
+        if config.wiring not in WIRINGS:
+            raise ValueError(f"wiring must be one of {', '.join(WIRINGS)}, got {config.wiring!r}")
+        shared = self.unet.shared_widths if config.wiring != "separate" else ()
+        widths = (*shared, self.stager.width)
+        if config.wiring == "joint":
+            return Fusion(widths, self.stager.grid, config), config.fusion_width
+        return Pooled(), sum(widths)
+
+    def segment(self, x: Tensor) -> Drawn:
+        """(batch, c, *grid) -> map, tissue categories and the three shared features."""
         if tuple(x.shape[2:]) != self.config.grid:
             raise ValueError(f"this network was built for a window of {self.config.grid}, got {tuple(x.shape[2:])}")
-        logits, shared = self.unet(x)
-        return logits, shared
+        return cast("Drawn", self.unet(x))
 
-    def stage(self, x: Tensor, logits: Tensor, shared: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """What :meth:`segment` took and gave -> stage logits (batch, classes)."""
+    def stage(self, x: Tensor, drawn: Drawn) -> Staged:
+        """What :meth:`segment` took and gave -> stage logits (batch, classes) and what else is told of it."""
+        if self.config.wiring == "separate":
+            levels = None if drawn.levels is None else drawn.levels.detach()
+            drawn = Drawn(drawn.gtv.detach(), levels, drawn.shared)
+        seen, volumes = self._seen(x, drawn)
+        shared = () if self.config.wiring == "separate" else drawn.shared
+        fused = self.fusion((*shared, self.stager(seen)))
+        told = torch.cat((self.dropout(fused), volumes), dim=1)
+        ordinal, invaded = (None if head is None else head(told) for head in (self.ordinal, self.invaded))
+        return Staged(self.classifier(told), ordinal, invaded)
+
+    def _seen(self, x: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """The T-net's input, and the volumes for the classifier (batch, 0 without ``levels``)."""
         image = x - x.amin(dim=(2, 3, 4), keepdim=True) if self.config.gate == "shifted" else x
-        gtv = torch.sigmoid(logits) * image  # the paper's product; gradients flow through both (A9)
-        return cast("Tensor", self.classifier(self.fusion((*shared, self.stager(gtv)))))
+        gtv = torch.sigmoid(drawn.gtv)  # the paper's product; gradients flow through both (A9)
+        if drawn.levels is None:
+            return gtv * image, x.new_zeros(len(x), 0)
+        shares = gtv * torch.softmax(drawn.levels, dim=1)[:, 1:]
+        return torch.cat((gtv * image, x, shares), dim=1), _volumes(shares)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, c, *grid) -> GTV logits (batch, 1, *grid) and stage logits (batch, classes)."""
-        logits, shared = self.segment(x)
-        return logits, self.stage(x, logits, shared)
+        drawn = self.segment(x)
+        return drawn.gtv, self.stage(x, drawn).stage
+
+
+def _volumes(shares: Tensor) -> Tensor:
+    """(b, k, z, y, x) -> (b, 2 k): for each category log-volume and the most that one 3 x 3 neighbourhood holds."""
+    sure = shares.float() ** 2 * (3 - 2 * shares.float())  # a map that hesitates everywhere adds up to nothing
+    total = torch.log1p(sure.sum(dim=(2, 3, 4)) / 4)
+    peak = F.avg_pool3d(sure, (1, 3, 3), stride=1).amax(dim=(2, 3, 4))
+    return torch.cat((total, 4 * peak), dim=1)
 
 
 def build(config: NetworkConfig, seed: int = 0) -> MultiTaskNet:

@@ -29,6 +29,8 @@ def _keep(raw: Mask, spacing_mm: tuple[float, float, float], voxel_cc: float, ru
     labels, count = ndimage.label(raw, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     main = 1 + int(np.argmax(sizes))
+    if sizes[main - 1] * voxel_cc < rule.least_cc:
+        return np.zeros_like(raw)
     large = [index for index in range(1, count + 1) if sizes[index - 1] * voxel_cc >= rule.keep_cc and index != main]
     keep = labels == main
     if large:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ MAX_VOXELS: Final = 2**28
 IN_PLANE_MM: Final = (0.2, 2.0)
 BETWEEN_SLICES_MM: Final = (0.5, 10.0)
 MIN_FIELD_MM: Final = 105.0
+MAX_VALUE: Final = 2.0**24
+"""Beyond it float32 loses whole numbers: no MR series is that bright, an overflowed or miscast one may be."""
+
 MAX_TILT_DEGREES: Final = 30.0
 MAX_SHEAR: Final = 0.02
 """Largest cosine between two axes of the affine: 1.1 degrees of gantry tilt."""
@@ -63,6 +66,10 @@ class Volume:
     order: tuple[int, int, int]
     flips: tuple[int, ...]
     tilt_degrees: float
+
+    def turned(self, native: NDArray[Any]) -> NDArray[Any]:
+        """An array of the caller's order, such as a mask, turned as the voxels were."""
+        return np.ascontiguousarray(np.flip(native.transpose(self.order), self.flips))
 
     def to_native(self, canonical: Floats) -> Floats:
         """Undo the flips and the transpose: canonical order -> the caller's [slice, row, column]."""
@@ -131,6 +138,7 @@ def _check_values(voxels: Floats) -> None:
     low, high = float(voxels.min()), float(voxels.max())
     if not np.isfinite((low, high)).all():
         raise InputError("NOT_FINITE", f"voxels contain NaN or infinity (least {low}, greatest {high})")
+    _within("OVERFLOW", "greatest absolute voxel value", max(abs(low), abs(high)), 0, MAX_VALUE)
     if high - low < 1e-6 * max(1.0, abs(high)):
         raise InputError("CONSTANT", f"every voxel is {low:g}: there is no image")
 
@@ -219,6 +227,18 @@ def body_centre_mm(volume: Volume, body: Mask, steps: tuple[int, int, int]) -> t
     middle = float(planes[-1]) / 2
     dz, dy, dx = volume.spacing_mm
     return middle * dz, y * dy, x * dx
+
+
+def image_centre_mm(volume: Volume) -> tuple[float, float, float]:
+    """Crop centre of the paper's reading: the middle of the image, mm from the first voxel (A21)."""
+    z, y, x = ((n - 1) / 2 * mm for n, mm in zip(volume.voxels.shape, volume.spacing_mm, strict=True))
+    return z, y, x
+
+
+def normalise_whole(volume: Volume) -> Volume:
+    """Subtract the mean and divide by the SD of all voxels, as the paper says; air counts (A23)."""
+    scaled = (volume.voxels - float(volume.voxels.mean())) / float(volume.voxels.std())
+    return Volume(scaled.astype(np.float32), volume.spacing_mm, volume.order, volume.flips, volume.tilt_degrees)
 
 
 def normalise(volume: Volume, body: Mask, steps: tuple[int, int, int]) -> Volume:
@@ -347,6 +367,21 @@ def cut_mask(volume: Volume, mask: Mask, centre_mm: tuple[float, float, float], 
         matrices.append(_pooled_rows(linear_matrix(fine, volume.voxels.shape[axis]), grid.oversample))
     planes = (mask[source] & valid[:, None, None]).astype(np.float32)
     return np.asarray(matrices[0] @ planes @ matrices[1].T, dtype=np.float32)
+
+
+def cut_labels(
+    volume: Volume, labels: NDArray[np.uint8], centre_mm: tuple[float, float, float], grid: GridSpec, fill: int
+) -> NDArray[np.uint8]:
+    """Canonical labels at the nearest native voxel of every voxel of the window of ``cut``; ``fill`` outside."""
+    source, valid = _source_slices(volume, centre_mm[0], grid)
+    near, inside = [], []
+    for axis in (1, 2):
+        points = _coordinates(centre_mm[axis], grid.shape[axis], grid.spacing_mm[axis], volume.spacing_mm[axis])
+        near.append(np.rint(points).astype(int))
+        inside.append((near[-1] >= 0) & (near[-1] < labels.shape[axis]))
+    y, x = (n.clip(0, labels.shape[axis] - 1) for axis, n in enumerate(near, start=1))
+    known = valid[:, None, None] & inside[0][None, :, None] & inside[1][None, None, :]
+    return np.where(known, labels[np.ix_(source, y, x)], np.uint8(fill))
 
 
 def paste(volume: Volume, window: Window, probability: Floats) -> Floats:

@@ -1,21 +1,23 @@
-"""Train the joint network on phantoms: resumable, on a clock, one thread by default.
+"""Train the joint network: on a hospital's own patients, or on phantoms. Resumable at any kill, on one or many GPUs.
 
-    python -m model.data --count 1000 &        # cases appear in runs/cache; training takes them up as they come
-    python -m model.train --out runs/small --minutes 60
+    python -m model.train --table patients.csv --preset paper --fold 0 --amp --device cuda --out runs/fold0
+    torchrun --nproc-per-node 2 -m model.train --table patients.csv ...          # the same on two GPUs
+    python -m model.train --schedule cosine --minutes 90 --preset plus --lr 1.5e-3 --cases 600 --out runs/plus
 
-The learning rate warms up, then falls along a cosine over the budget (minutes or steps, whichever ends first). Written
-at every epoch: ``last.pt`` (to resume) and ``best.safetensors`` + ``best.json`` (the averaged weights, for
-``python -m model.bundle make``), ``log.csv``.
+Everything is read and checked first; the data report lies beside the run. Then every epoch leaves ``last.pt`` (the same
+command goes on from it), ``best.safetensors`` with ``best.json`` (for ``python -m model.bundle make``) and the curves
+``history.jsonl``, ``.csv``, ``.png``. The rate and the best weights are chosen on an inner split of the training part;
+``--monitor fold`` does it on the held-out fold, as the paper seems to have done, and is optimistic (A19).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
+import os
 import sys
-import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,223 +25,203 @@ from typing import Any, Final
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import distributed
 
-from model.data import CLOSE_SHARE, Batch, Case, Cases, batches, cache_folder, centred, fill_cache, stack
+from model import cohort
+from model.cohort import CohortError, Entry
+from model.curves import History
+from model.data import (
+    Case,
+    Cases,
+    Source,
+    cache_folder,
+    cohort_folder,
+    fill_cache,
+    grid_of,
+    load_case,
+    prepare,
+    save_case,
+)
 from model.labels import STATEMENT
-from model.losses import SegmentationLoss, UncertaintyWeights
+from model.losses import WEIGHTS
 from model.manifest import GridSpec
-from model.network import PRESETS, MultiTaskNet, NetworkConfig, build
+from model.network import PRESETS, WIRINGS
+from model.preprocess import InputError
+from model.trainer import TrainConfig, Trainer, Tuned, measure
 
-LOG_FIELDS: Final = ("epoch", "step", "minutes", "lr", "cases", "jaccard_focal", "stage_ce", "lambda_seg",
-                     "lambda_stage", "tune_dice", "tune_ce", "tune_acc")  # fmt: skip
+FOLDS: Final = 3
+INNER: Final = 10
+"""One in so many training patients is the inner split."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that shapes a run beside the network."""
+class Place:
+    """Which process of how many this is; the first alone writes and speaks."""
 
-    batch: int = 4
-    lr: float = 1.5e-3
-    weight_lr: float = 1e-2
-    warmup: float = 0.02
-    least_lr: float = 0.01
-    average: float = 0.99
-    clip: float = 5.0
-    seed: int = 0
-    minutes: float = 60.0
-    steps: int = 1_000_000
-    epoch_steps: int = 60
-    stage_from: float = 0.0
-    """Share of the budget after which staging joins: until maps are maps, the T-net only costs time."""
-    freeze_unet: bool = False
-    """Teach staging only, on second looks, with the U-Net as it is."""
-
-
-class Trainer:
-    """One run: network, its running average, loss weights, optimiser, clock."""
-
-    def __init__(self, network: NetworkConfig, grid: GridSpec, config: TrainConfig) -> None:
-        self.config = config
-        self.grid = grid
-        self.net = build(network, config.seed)
-        self.average = build(network, config.seed)
-        self.segmentation = SegmentationLoss()
-        self.weights = UncertaintyWeights()
-        if config.freeze_unet:
-            self.net.unet.requires_grad_(False)
-        self.optimiser = torch.optim.Adam(
-            [
-                {"params": [p for p in self.net.parameters() if p.requires_grad], "lr": config.lr},
-                {"params": list(self.weights.parameters()), "lr": config.weight_lr},
-            ]
-        )
-        self.step = 0
-        self.epoch = 0
-        self.spent_s = 0.0
-        self.best = -1.0
+    rank: int = 0
+    world: int = 1
 
     @property
-    def progress(self) -> float:
-        """Share of the budget used, 0..1."""
-        return min(1.0, max(self.spent_s / (60 * self.config.minutes), self.step / self.config.steps))
-
-    def lr(self) -> float:
-        """Learning rate now: linear warm-up, then cosine down to ``least_lr`` of the start."""
-        done, warm = self.progress, self.config.warmup
-        if done < warm:
-            return self.config.lr * (0.05 + 0.95 * done / warm)
-        fall = 0.5 * (1 + np.cos(np.pi * (done - warm) / (1 - warm)))
-        return float(self.config.lr * (self.config.least_lr + (1 - self.config.least_lr) * fall))
-
-    def update(self, batch: Batch) -> tuple[float, float]:
-        """One optimiser step; returns the two task losses."""
-        began = time.monotonic()
-        self.optimiser.param_groups[0]["lr"] = self.lr()
-        self.optimiser.zero_grad(set_to_none=True)
-        losses = self.losses(self.net.train(), batch)
-        total = losses[-1] if self.config.freeze_unet else self.weights(losses)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
-        self.optimiser.step()
-        self._follow()
-        self.step += 1
-        self.spent_s += time.monotonic() - began
-        seg, *stage = losses.detach().tolist()
-        return seg, stage[0] if stage else float("nan")
-
-    def losses(self, net: MultiTaskNet, batch: Batch) -> Tensor:
-        """(segmentation, staging) of one batch; windows that may cut the tumour teach no stage.
-
-        Segmentation alone, (1,), before staging joins or where the batch holds no second look.
-        """
-        gtv, shared = net.segment(batch.image)
-        drawn: Tensor = self.segmentation(gtv, batch.target)
-        close = batch.close
-        if self.progress < self.config.stage_from or not close.any():
-            return drawn[None]
-        e7, e8, d1 = (feature[close] for feature in shared)
-        stage = net.stage(batch.image[close], gtv[close], (e7, e8, d1))
-        return torch.stack((drawn, functional.cross_entropy(stage, batch.stage[close])))
-
-    def _follow(self) -> None:
-        """Running average of weights and norm statistics; starts short so that early models are not held back."""
-        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, now in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(now, 1 - keep)
-                else:
-                    mean.copy_(now)
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
-        return {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "weights": self.weights.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "clock": {"step": self.step, "epoch": self.epoch, "spent_s": self.spent_s, "best": self.best},
-        }
-
-    def start(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run, all or those of a part, on a fresh clock."""
-        for net in (self.net, self.average):
-            net.load_state_dict({**net.state_dict(), **weights})
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.weights.load_state_dict(state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        clock = state["clock"]
-        self.step, self.epoch, self.spent_s = clock["step"], clock["epoch"], clock["spent_s"]
-        self.best = clock["best"]
+    def speaks(self) -> bool:
+        """True for the one that writes."""
+        return self.rank == 0
 
 
-def measure(net: MultiTaskNet, cases: list[Case], grid: GridSpec) -> tuple[float, float, float]:
-    """Mean Dice, stage cross-entropy and accuracy on the middle windows (model grid, no augmentation)."""
-    net.eval()
-    rows = []
-    with torch.inference_mode():
-        for case in cases:
-            batch = stack([centred(case, grid)])
-            gtv, stage = net(batch.image)
-            drawn = gtv > 0
-            dice = 2 * float((drawn * batch.target).sum()) / max(1.0, float(drawn.sum() + batch.target.sum()))
-            log_p = torch.log_softmax(stage, 1)[0]
-            rows.append((dice, -float(log_p[case.stage]), float(int(log_p.argmax()) == case.stage)))
-    dice, entropy, accuracy = (float(value) for value in np.mean(rows, axis=0))
-    return dice, entropy, accuracy
+# --- patients ---------------------------------------------------------------------------------------------------
 
 
-def run(trainer: Trainer, train: Cases, tune: Cases, out: Path) -> None:
-    """Epochs until the budget is spent."""
-    out.mkdir(parents=True, exist_ok=True)
-    while trainer.progress < 1:
-        held = train.refresh()
-        if held < trainer.config.batch or not tune.refresh():
-            raise SystemExit(f"no cases for training in {train.folder}: run python -m model.data first")
-        rng = np.random.default_rng((trainer.config.seed, trainer.epoch))
-        losses = []
-        share = 1.0 if trainer.config.freeze_unet else CLOSE_SHARE
-        for batch in batches(train.all(), trainer.grid, rng, trainer.config.batch, share):
-            losses.append(trainer.update(batch))
-            if trainer.progress >= 1 or len(losses) == trainer.config.epoch_steps:
-                break
+def split(entries: Sequence[Entry], fold: int, seed: int, monitor: str = "inner") -> tuple[list[Entry], list[Entry]]:
+    """Patients to train on and to watch. ``fold`` is held out (-1: none); folds not in the table are drawn by ``seed``.
+
+    Raises ``CohortError`` for a fold without patients or a training part too small to split.
+    """
+    where = [e.fold for e in entries] if all(e.fold >= 0 for e in entries) else drawn_folds(entries, FOLDS, seed)
+    held = [e for e, f in zip(entries, where, strict=True) if f == fold]
+    rest = [e for e, f in zip(entries, where, strict=True) if f != fold]
+    if fold >= 0 and not held:
+        raise CohortError(f"no patient is in fold {fold}: the folds are {sorted(set(where))}")
+    if monitor == "fold":
+        return rest, held
+    inner = drawn_folds(rest, min(INNER, len(rest)), seed)
+    watched = [e for e, f in zip(rest, inner, strict=True) if f == 0]
+    train = [e for e, f in zip(rest, inner, strict=True) if f != 0]
+    if not train or not watched:
+        raise CohortError(f"{len(rest)} patients are too few to keep some apart for the learning rate")
+    return train, watched
+
+
+def drawn_folds(entries: Sequence[Entry], count: int, seed: int) -> list[int]:
+    """A fold for every patient, the stages spread evenly, the same for one seed."""
+    rng = np.random.default_rng(seed)
+    order = sorted(range(len(entries)), key=lambda k: (entries[k].stage, rng.random()))
+    folds = np.empty(len(entries), int)
+    folds[order] = np.arange(len(entries)) % count
+    return [int(f) for f in folds]
+
+
+def prepare_patients(entries: Iterable[Entry], folder: Path, grid: GridSpec, roi: str) -> None:
+    """Cache every patient's window. Raises ``CohortError`` naming the patient whose volume cannot be used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in entries:
+        path = folder / f"{entry.patient}.npz"
+        if not path.exists():
+            try:
+                case = prepare(Source.of_subject(cohort.load(entry, roi)), grid)
+            except InputError as error:
+                raise CohortError(f"{entry.patient}: {error} ({error.code})") from error
+            part = folder / f"{entry.patient}.part.npz"
+            save_case(part, case, grid)
+            part.rename(path)
+
+
+def patients(options: argparse.Namespace, grid: GridSpec, place: Place) -> tuple[list[Case], list[Case]]:
+    """Training and watched cases of a table; the first process checks, reports and prepares for all."""
+    folder = cohort_folder(options.cache, options.table, grid)
+    entries: Sequence[Entry] = cohort.read_table(options.table)
+    if place.speaks:
+        usable, report = cohort.survey(entries, options.roi)
+        (options.out / "data_report.txt").write_text(report.text() + "\n", encoding="utf-8")
+        print(report.text(), flush=True)
+        if report.refused and not options.skip_refused:
+            raise CohortError(
+                f"{len(report.refused)} patients are refused: mend them, or leave them with --skip-refused"
+            )
+        prepare_patients(usable, folder, grid, options.roi)
+    _wait(place)
+    entries = [entry for entry in entries if (folder / f"{entry.patient}.npz").exists()]
+    train, watched = split(entries, options.fold, options.seed, options.monitor)
+    load = [[load_case(folder / f"{e.patient}.npz", grid) for e in part] for part in (train, watched)]
+    return load[0], load[1]
+
+
+def phantoms(options: argparse.Namespace, grid: GridSpec, place: Place) -> tuple[list[Case], list[Case]]:
+    """Training and watched phantoms; missing ones are made first."""
+    folder = cache_folder(options.cache, grid)
+    found = []
+    for name, count in (("train", options.cases), ("tune", options.tune_cases)):
+        if place.speaks:
+            for _ in fill_cache(folder, name, range(count), grid):
+                pass
+        _wait(place)
+        cases = Cases(folder, name, grid)
+        cases.refresh()
+        found.append(cases.all()[:count])
+    return found[0], found[1]
+
+
+# --- the run ----------------------------------------------------------------------------------------------------
+
+
+def run(trainer: Trainer, train: list[Case], watched: list[Case], history: History, place: Place = Place()) -> None:
+    """Epochs until the trainer is done."""
+    if len(train) < trainer.config.batch * place.world:
+        raise CohortError(f"{len(train)} cases do not fill one batch of {trainer.config.batch} a process")
+    while not trainer.done:
+        losses = _epoch(trainer, train, place)
         trainer.epoch += 1
-        _report(trainer, _mean(losses), held, tune.all(), out)
+        tuned = _watch(trainer, watched)
+        if tuned and trainer.config.schedule == "plateau":
+            trainer.plateau.step(tuned.loss)
+        trainer.tick()
+        if place.speaks:
+            _record(trainer, losses, tuned, history)
+        _wait(place)
 
 
-def _mean(losses: list[tuple[float, float]]) -> tuple[float, float]:
-    """Mean task losses of an epoch; NaN where staging never took part."""
-    seg, stage = np.array(losses).T
-    known = stage[np.isfinite(stage)]
-    return float(seg.mean()), float(known.mean()) if known.size else float("nan")
+def _epoch(trainer: Trainer, cases: list[Case], place: Place) -> list[tuple[float, float]]:
+    from tqdm import tqdm
+
+    losses: list[tuple[float, float]] = []
+    steps = min(trainer.config.epoch_steps, len(cases) // trainer.config.batch // place.world)
+    quiet = not (place.speaks and sys.stderr.isatty())
+    for batch in tqdm(trainer.batches(cases, place.rank, place.world), f"epoch {trainer.epoch}", steps, disable=quiet):
+        losses.append(trainer.update(batch))
+        trainer.tick()
+        if trainer.config.schedule == "cosine" and trainer.progress >= 1 and place.world == 1:
+            break
+    return losses
 
 
-def _report(trainer: Trainer, losses: Any, held: int, tune: list[Case], out: Path) -> None:
-    dice, entropy, accuracy = measure(trainer.average, tune, trainer.grid)
-    lambdas = trainer.weights.weights()
-    row = (
-        trainer.epoch,
-        trainer.step,
-        trainer.spent_s / 60,
-        trainer.lr(),
-        held,
-        *losses,
-        *lambdas,
-        dice,
-        entropy,
-        accuracy,
-    )
-    _append(out / "log.csv", row)
-    print(" ".join(f"{name} {value:.4g}" for name, value in zip(LOG_FIELDS, row, strict=True)), flush=True)
-    score = dice - 0.15 * entropy
-    if score > trainer.best:
-        trainer.best = score
-        save_best(trainer, out, {"tune_dice": dice, "tune_stage_ce": entropy, "tune_stage_acc": accuracy})
-    part = out / "last.part"
-    torch.save(trainer.state(), part)
-    part.rename(out / "last.pt")
+def _watch(trainer: Trainer, watched: list[Case]) -> Tuned | None:
+    """Every process measures the same, so that every plateau falls at the same epoch."""
+    due = trainer.epoch % trainer.config.measure_every == 0 or trainer.progress >= 1
+    return measure(trainer.average, watched, trainer.grid, amp=trainer.config.amp) if due else None
 
 
-def _append(path: Path, row: tuple[float, ...]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(LOG_FIELDS)
-        writer.writerow([f"{value:.6g}" for value in row])
+def _record(trainer: Trainer, losses: list[tuple[float, float]], tuned: Tuned | None, history: History) -> None:
+    seg, stage = (_mean(column) for column in zip(*losses, strict=True))
+    lambdas = trainer.objective.weights.weights()
+    row = {"epoch": trainer.epoch, "step": trainer.step, "minutes": trainer.spent_s / 60, "lr": trainer.lr()}
+    row |= {"seg": seg, "stage": stage, "lambda_seg": lambdas[0], "lambda_stage": lambdas[1]}
+    known = dataclasses.asdict(tuned) if tuned else dict.fromkeys(f.name for f in dataclasses.fields(Tuned))
+    row |= {f"tune_{name}": np.nan if value is None else value for name, value in known.items()}
+    history.add(row)
+    print(" ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    if tuned and -tuned.loss > trainer.best:
+        trainer.best = -tuned.loss
+        save_best(trainer, history.folder, tuned)
+    keep(trainer.state(), history.folder / "last.pt")
+    history.draw()
 
 
-def save_best(trainer: Trainer, out: Path, tuned: dict[str, float]) -> None:
+def _mean(values: Iterable[float]) -> float:
+    """Mean of what was measured; NaN where staging never took part."""
+    known = [value for value in values if np.isfinite(value)]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def keep(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.rename(path)
+
+
+def save_best(trainer: Trainer, out: Path, tuned: Tuned) -> None:
     """The averaged weights and the facts a bundle needs."""
-    save_file(
-        {name: tensor.contiguous() for name, tensor in trainer.average.state_dict().items()}, out / "best.safetensors"
-    )
+    weights = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.state_dict().items()}
+    save_file(weights, out / "best.safetensors")
+    figures = {f"tune_{name}": value for name, value in dataclasses.asdict(tuned).items()}
     facts = {
         "statement": STATEMENT,
         "network": trainer.net.config.to_dict(),
@@ -249,67 +231,118 @@ def save_best(trainer: Trainer, out: Path, tuned: dict[str, float]) -> None:
             "steps": trainer.step,
             "epochs": trainer.epoch,
             "minutes": round(trainer.spent_s / 60, 1),
-            **tuned,
+            **figures,
         },
         "config": dataclasses.asdict(trainer.config),
     }
     (out / "best.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
+# --- command ----------------------------------------------------------------------------------------------------
+
+
+def join() -> Place:
+    """This process's place among those that torchrun started; alone without torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return Place(distributed.get_rank(), world)
+    return Place()
+
+
+def _wait(place: Place) -> None:
+    if place.world > 1:
+        distributed.barrier()
+
+
+def _device(name: str, place: Place) -> str:
+    if name == "cuda" and place.world > 1:
+        local = int(os.environ.get("LOCAL_RANK", place.rank))
+        torch.cuda.set_device(local)
+        return f"cuda:{local}"
+    return name
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train, or go on with a run whose ``last.pt`` is there."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    network = PRESETS[options.preset]
+    place = join()
+    options.out.mkdir(parents=True, exist_ok=True)
+    network = dataclasses.replace(PRESETS[options.preset], wiring=options.wiring)
     grid = grid_of(network)
-    config = TrainConfig(
-        batch=options.batch,
-        lr=options.lr,
-        minutes=options.minutes,
-        steps=options.steps,
-        seed=options.seed,
-        stage_from=options.stage_from,
-        freeze_unet=options.freeze_unet,
-    )
-    folder = cache_folder(options.cache, grid)
-    for cohort, count in (("train", options.cases), ("tune", options.tune_cases)):
-        for _ in fill_cache(folder, cohort, range(count), grid):
-            pass
-    trainer = Trainer(network, grid, config)
-    last = options.out / "last.pt"
-    if last.exists():
-        trainer.restore(torch.load(last, weights_only=True))
-    elif options.start:
-        trainer.start(load_file(options.start))
-    run(trainer, Cases(folder, "train", grid), Cases(folder, "tune", grid), options.out)
+    try:
+        train, watched = (patients if options.table else phantoms)(options, grid, place)
+        trainer = Trainer(network, grid, _config(options), device=_device(options.device, place), world=place.world)
+        _resume(trainer, options)
+        run(trainer, train, watched, History(options.out, tensorboard=options.tensorboard and place.speaks), place)
+    except CohortError as error:
+        print(f"cohort error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if place.world > 1:
+            distributed.destroy_process_group()
     return 0
 
 
-def grid_of(network: NetworkConfig) -> GridSpec:
-    """The window over the paper's field (105 mm in-plane, 6 mm slices) on the network's own grid."""
-    side = network.grid[1]
-    oversample = max(1, round(224 / side))
-    millimetres = 0.46875 * oversample
-    return GridSpec(network.grid, (6.0, millimetres, millimetres), oversample)
+def _resume(trainer: Trainer, options: argparse.Namespace) -> None:
+    last = options.out / "last.pt"
+    if last.exists():
+        trainer.restore(torch.load(last, map_location=trainer.device, weights_only=True))
+    elif options.start:
+        trainer.start(load_file(options.start))
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    """The options that are fields of the configuration, by their names."""
+    return TrainConfig(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig) if f.name in options}
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
-    parser.add_argument("--out", type=Path, default=Path("runs/small"))
+    parser = argparse.ArgumentParser(prog="python -m model.train", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/joint"))
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--cases", type=int, default=24, help="training phantoms to have before starting")
-    parser.add_argument("--tune-cases", type=int, default=12)
-    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
-    parser.add_argument("--steps", type=int, default=TrainConfig.steps)
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch)
-    parser.add_argument("--lr", type=float, default=TrainConfig.lr)
-    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
-    parser.add_argument("--stage-from", type=float, default=TrainConfig.stage_from)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    parser.add_argument("--wiring", choices=WIRINGS, default="joint")
     parser.add_argument("--start", type=Path, help="begin with these weights (best.safetensors of another run)")
-    parser.add_argument("--freeze-unet", action="store_true", help="teach staging only")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tensorboard", action="store_true")
+    _add_data(parser.add_argument_group("data"))
+    _add_schedule(parser.add_argument_group("schedule"))
     return parser
+
+
+def _add_data(group: Any) -> None:
+    group.add_argument("--table", type=Path, help="CSV: patient,image,contours,stage[,fold]; without it phantoms")
+    group.add_argument("--roi", default=cohort.GTV_NAMES, help="regular expression of the tumour's ROI name")
+    group.add_argument("--fold", type=int, default=-1, help="fold to hold out; -1 trains on all patients")
+    group.add_argument("--monitor", choices=("inner", "fold"), default="inner")
+    group.add_argument("--skip-refused", action="store_true", help="train without the patients that were refused")
+    group.add_argument("--cases", type=int, default=24, help="training phantoms")
+    group.add_argument("--tune-cases", type=int, default=12)
+
+
+def _add_schedule(group: Any) -> None:
+    default = TrainConfig
+    group.add_argument("--schedule", choices=("plateau", "cosine"), default=default.schedule)
+    group.add_argument("--weights", choices=sorted(WEIGHTS), default=default.weights)
+    group.add_argument("--batch", type=int, default=default.batch)
+    group.add_argument("--lr", type=float, default=default.lr)
+    group.add_argument("--weight-lr", type=float, default=default.weight_lr)
+    group.add_argument("--decay", type=float, default=default.decay)
+    group.add_argument("--patience", type=int, default=default.patience)
+    group.add_argument("--epochs", type=int, default=default.epochs)
+    group.add_argument("--minutes", type=float, default=default.minutes)
+    group.add_argument("--steps", type=int, default=default.steps)
+    group.add_argument("--epoch-steps", type=int, default=default.epoch_steps)
+    group.add_argument("--measure-every", type=int, default=default.measure_every, help="epochs")
+    group.add_argument("--stage-from", type=float, default=default.stage_from)
+    group.add_argument("--freeze-unet", action="store_true", help="teach staging only")
+    group.add_argument("--amp", action="store_true", help="bfloat16 where it is safe")
+    group.add_argument("--seed", type=int, default=default.seed)
 
 
 if __name__ == "__main__":

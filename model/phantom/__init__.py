@@ -18,13 +18,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.labels import PAPER_STAGE_COUNTS, STAGES
+from model.labels import NO_TUMOUR, PAPER_STAGE_COUNTS, STAGES
 from model.phantom.anatomy import Head, draw_head
 from model.phantom.dicom import write_dicom_series
-from model.phantom.image import ScannerProfile, draw_profile, golden_profile, native_axes, render, small_profile
+from model.phantom.image import (
+    ScannerProfile,
+    draw_profile,
+    golden_profile,
+    native_axes,
+    native_levels,
+    render,
+    small_profile,
+)
 from model.phantom.tumour import GrowthError, Tumour, grow
 
 __all__ = [
+    "GENERATOR_VERSION",
     "Head",
     "Phantom",
     "ScannerProfile",
@@ -36,21 +45,29 @@ __all__ = [
     "make_case",
     "seed_of",
     "small_profile",
+    "stack_centre_mm",
     "write_dicom_series",
 ]
 
-TRAINING_SHARES: Final = {"T1": 0.15, "T2": 0.33, "T3": 0.26, "T4": 0.26}
+GENERATOR_VERSION: Final = 2
+"""Raised with every change of what a case looks like; frozen while weights trained on it are shipped."""
+
+TRAINING_SHARES: Final = {"T1": 0.2, "T2": 0.28, "T3": 0.26, "T4": 0.26}
 """Stages of the training cohort: early and advanced ones made commoner than in the paper, so that all are learned."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One synthetic series. Arrays are [slice, row, column]; ``affine`` maps index to LPS mm (voxel centres)."""
+    """One synthetic series. Arrays are [slice, row, column]; ``affine`` maps index to LPS mm (voxel centres).
+
+    ``levels`` holds the T category that each voxel's own tissue would give once invaded, under the tumour too.
+    """
 
     cohort: str
     index: int
     voxels: NDArray[np.int16]
     mask: NDArray[np.bool_]
+    levels: NDArray[np.uint8]
     affine: NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     stage: str
@@ -68,21 +85,34 @@ def seed_of(cohort: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"npc_rtnode phantom/{cohort}/{index}".encode()).digest()[:16], "big")
 
 
-def make_case(cohort: str, index: int, *, stage: str | None = None, profile: ScannerProfile | None = None) -> Phantom:
-    """One phantom. ``stage`` is drawn from the cohort's distribution (the paper's, except for "train") when None."""
-    anatomy, tumour = draw_anatomy(cohort, index, stage=stage)
+def make_case(
+    cohort: str,
+    index: int,
+    *,
+    stage: str | None = None,
+    profile: ScannerProfile | None = None,
+    tumour: bool = True,
+) -> Phantom:
+    """One phantom. ``stage`` is drawn from the cohort's distribution (the paper's, except for "train") when None.
+
+    Without ``tumour`` it is the same head before anything grew: the mask is empty and the stage ``NO_TUMOUR``.
+    """
+    head, grown = draw_anatomy(cohort, index, stage=stage)
+    if not tumour:
+        grown = Tumour(np.zeros_like(grown.mask), {}, NO_TUMOUR)
     scanner_rng, image_rng = (np.random.default_rng((seed_of(cohort, index), part)) for part in (3, 4))
     taken = profile if profile is not None else draw_profile(scanner_rng)
-    voxels, mask = render(image_rng, anatomy.labels, tumour.mask, taken)
+    voxels, mask = render(image_rng, head.labels, grown.mask, taken)
     return Phantom(
         cohort=cohort,
         index=index,
         voxels=voxels,
         mask=mask,
+        levels=native_levels(head.labels, taken),
         affine=_affine(taken),
         spacing_mm=(taken.spacing_mm, taken.pixel_mm, taken.pixel_mm),
-        stage=tumour.stage,
-        invaded=tumour.invaded,
+        stage=grown.stage,
+        invaded=grown.invaded,
         profile=taken,
     )
 
@@ -100,6 +130,11 @@ def draw_anatomy(cohort: str, index: int, *, stage: str | None = None) -> tuple[
         except GrowthError:
             continue
     raise GrowthError(f"no {wanted} tumour grew in five heads of {cohort}/{index}")
+
+
+def stack_centre_mm(cohort: str, index: int) -> tuple[float, float, float]:
+    """Where the middle of the drawn series lies from the nasopharynx, LPS (x, y, z)."""
+    return draw_profile(np.random.default_rng((seed_of(cohort, index), 3))).centre_mm
 
 
 def _draw_stage(cohort: str, seed: int) -> str:

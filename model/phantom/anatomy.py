@@ -16,10 +16,12 @@ STEP_MM: Final = (2.0, 1.4, 1.4)
 SHAPE: Final = (95, 164, 130)
 """Working grid (z, y, x): 190 x 230 x 182 mm around the nasopharynx."""
 
-SCALE_SD: Final = 0.05
-DISPLACEMENT_MM: Final = 2.4
-ROTATION_DEGREES: Final = 4.0
-JITTER: Final = 0.06
+SCALE_SD: Final = 0.06
+DISPLACEMENT_MM: Final = 3.0
+ROTATION_DEGREES: Final = 8.0
+JITTER: Final = 0.07
+"""How much heads differ: size per axis, bending (SD), turning (largest, about each axis), size of single organs."""
+
 Point = tuple[float, float, float]
 Vector = NDArray[np.float64]
 
@@ -94,8 +96,8 @@ def _rotate(a: Floats, b: Floats, angle: float) -> tuple[Floats, Floats]:
 
 def _pose(rng: np.random.Generator) -> NDArray[np.float64]:
     """World -> anatomy: head rotation about the three axes and a scale per axis."""
-    pitch, roll, yaw = np.radians(np.clip(rng.normal(0, ROTATION_DEGREES, 3), -8, 8))
-    scale = np.clip(1 + SCALE_SD * rng.standard_normal(3), 0.87, 1.13)
+    pitch, roll, yaw = np.radians(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3))
+    scale = np.clip(1 + SCALE_SD * rng.standard_normal(3), 0.85, 1.15)
     rx = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
     ry = np.array([[np.cos(roll), 0, np.sin(roll)], [0, 1, 0], [-np.sin(roll), 0, np.cos(roll)]])
     rz = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])

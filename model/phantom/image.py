@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from model.labels import NEVER, tissue_levels
 from model.labels import Tissue as T
 from model.phantom.anatomy import ORIGIN_MM, SHAPE, STEP_MM
 from model.phantom.fields import Floats, interpolation_rows, separable, smooth_field, zero_fill_rows
@@ -83,7 +84,7 @@ def draw_profile(rng: np.random.Generator) -> ScannerProfile:
         pixel_mm=round(pixel, 4),
         slices=int(np.clip(round(coverage / spacing), 16, 120)),
         spacing_mm=spacing,
-        centre_mm=(float(rng.normal(0, 4)), float(rng.normal(6, 6)), middle + float(rng.uniform(-slack, slack))),
+        centre_mm=(float(rng.normal(0, 8)), float(rng.normal(6, 8)), middle + float(rng.uniform(-slack, slack))),
         fat_saturated=bool(rng.random() < (0.35 if maker.startswith("GE") else 0.5)),
         noise=float(rng.uniform(0.015, 0.04)),
         ghost=float(rng.uniform(0.01, 0.04)) if rng.random() < 0.3 else 0.0,
@@ -191,6 +192,17 @@ def _heterogeneity(rng: np.random.Generator, signal: Floats, mask: NDArray[np.bo
     if inside.sum() * np.prod(STEP_MM) > 12000 and rng.random() < 0.35:
         depth = ndimage.distance_transform_edt(inside, sampling=STEP_MM)
         signal[box][depth > max(5.0, 0.7 * float(depth.max()))] *= 0.6
+
+
+def native_levels(labels: NDArray[np.uint8], profile: ScannerProfile) -> NDArray[np.uint8]:
+    """T category that the tissue of every native voxel would give once invaded (nearest; ``NEVER`` outside)."""
+    z, y, x = native_axes(profile, profile.matrix)
+    levels = np.array(tissue_levels(), dtype=np.uint8)[labels]
+    steps = [np.rint((p - ORIGIN_MM[a]) / STEP_MM[a]).astype(int) for a, p in enumerate((z, y, x))]
+    inside = [(s >= 0) & (s < n) for s, n in zip(steps, SHAPE, strict=True)]
+    taken = levels[np.ix_(*(s.clip(0, n - 1) for s, n in zip(steps, SHAPE, strict=True)))]
+    known = inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :]
+    return np.where(known, taken, np.uint8(NEVER))
 
 
 def _native_mask(mask: NDArray[np.bool_], profile: ScannerProfile) -> NDArray[np.bool_]:

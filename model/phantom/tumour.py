@@ -17,6 +17,7 @@ from model.phantom.fields import Box, Floats, smooth_field
 Mask = NDArray[np.bool_]
 
 WEIGHTS: Final[Mapping[int, Mapping[str, float]]] = {
+    1: {"nasal cavity": 0.5, "oropharynx": 0.5},
     2: {
         "parapharyngeal space": 0.5,
         "prevertebral muscle": 0.25,
@@ -41,6 +42,12 @@ WEIGHTS: Final[Mapping[int, Mapping[str, float]]] = {
     },
 }
 """How often each structure is the one a tumour of that category reaches for."""
+
+AGAIN: Final = {1: 0.8, 2: 0.8, 3: 0.35, 4: 0.2}
+"""How often a second structure of the highest category is reached for."""
+
+BELOW: Final = {1: 0.0, 2: 0.8, 3: 0.6, 4: 0.45}
+"""How often each lower category has a structure reached for, by the category of the tumour."""
 
 VOLUME_MEDIAN_CC: Final = 12.0
 VOLUME_SIGMA: Final = 0.5
@@ -146,12 +153,15 @@ def _body(rng: np.random.Generator, shape: tuple[int, ...], seed: tuple[int, int
 def _anchors(
     rng: np.random.Generator, labels: NDArray[np.uint8], seed: tuple[int, int, int], stage: str
 ) -> list[tuple[int, int, int]]:
-    """Voxels to reach for: one or two structures of the wanted level, usually one of every level below."""
+    """Voxels to reach for: one or two structures of the wanted level, often one of every level below.
+
+    Early tumours reach as far as late ones, only elsewhere: a long tumour is not therefore an advanced one.
+    """
     wanted = STAGES.index(stage) + 1
     names: list[str] = []
-    for level in range(2, wanted + 1):
+    for level in range(1, wanted + 1):
         weights = WEIGHTS[level]
-        count = 1 + int(rng.random() < 0.35) if level == wanted else int(rng.random() < 0.75)
+        count = 1 + int(rng.random() < AGAIN[level]) if level == wanted else int(rng.random() < BELOW[wanted])
         chosen = rng.choice(len(weights), count, replace=False, p=list(weights.values()))
         names += [list(weights)[int(index)] for index in chosen]
     found = [_anchor(rng, labels, seed, name) for name in names]

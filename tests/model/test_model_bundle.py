@@ -14,6 +14,7 @@ import pytest
 
 from model import bundle as door
 from model.bundle import Bundle, BundleError, InputError, default_bundle, dice_of
+from model.engine import AGREEMENTS, TorchEngine
 from model.manifest import GridSpec, Manifest, Postprocess, file_sha256, read_manifest
 from model.phantom import make_case, small_profile
 from model.postprocess import clean
@@ -200,6 +201,49 @@ def test_postprocessing_keeps_the_main_mass_and_near_sizeable_ones():
     assert mask.sum() == 1000
     assert dropped == pytest.approx(0.404)
     assert clean(np.zeros_like(probability), (1.0, 1.0, 1.0), Postprocess())[1] == 0
+
+
+def test_a_few_voxels_are_no_tumour():
+    """With ``least_cc`` a map whose largest piece is smaller gives nothing, and what was dropped is counted."""
+    probability = np.zeros((10, 60, 60), np.float32)
+    probability[2:4, 10:20, 10:20] = 1
+    mask, dropped = clean(probability, (1.0, 1.0, 1.0), Postprocess(least_cc=0.3))
+    assert not mask.any()
+    assert dropped == pytest.approx(0.2)
+    assert clean(probability, (1.0, 1.0, 1.0), Postprocess(least_cc=0.2))[0].sum() == 200
+
+
+@pytest.mark.parametrize("engine", ["torch-bf16", "openvino", "openvino-bf16"])
+def test_another_engine_says_the_same(shipped, small_phantom, plain, engine):
+    """Opened on another engine the bundle proves itself on the golden case, and draws an unseen phantom alike."""
+    if engine.startswith("openvino"):
+        pytest.importorskip("openvino")
+    other = Bundle.open(default_bundle(), engine=engine)
+    phantom = small_phantom(0)
+    dice, max_dp = door.difference(other.predict(phantom.voxels.astype(np.float32), phantom.affine), plain)
+    limit = AGREEMENTS[engine]
+    assert other.engine.name in (engine, "torch")
+    assert other.engine.name == engine or engine.endswith("bf16")  # bfloat16 may fall back, float32 may not
+    assert dice >= min(limit.dice, 0.99)
+    assert max_dp <= 2 * limit.probability
+
+
+def test_an_engine_that_disagrees_is_not_used(monkeypatch):
+    """The self-test can fail: an engine whose stages are off leaves the bundle on torch."""
+    forward = TorchEngine.forward
+
+    def off(self, values):
+        probability, logits = forward(self, values)
+        return probability, logits + np.float32((0, 3, 0, 0)) if self.name == "torch-bf16" else logits
+
+    monkeypatch.setattr(TorchEngine, "forward", off)
+    assert Bundle.open(default_bundle(), engine="torch-bf16").engine.name == "torch"
+
+
+def test_an_unknown_engine_is_refused():
+    """The message names the engines there are."""
+    with pytest.raises(BundleError, match="none of torch, torch-bf16, openvino"):
+        Bundle.open(default_bundle(), engine="fast")
 
 
 def test_a_false_tumour_behind_the_throat_does_not_win():

@@ -7,8 +7,20 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from model.network import PRESETS, STRIDES, Attention3d, Bottleneck, MultiTaskNet, NetworkConfig, UNet8, build, pooled
+from model.network import (
+    PRESETS,
+    STRIDES,
+    Attention3d,
+    Bottleneck,
+    MultiTaskNet,
+    NetworkConfig,
+    UNet8,
+    _volumes,
+    build,
+    pooled,
+)
 
 TINY = PRESETS["tiny"]
 
@@ -124,7 +136,109 @@ def test_segment_then_stage_is_forward():
     net: MultiTaskNet = build(TINY).eval()
     x = window(TINY.grid, 1)
     with torch.inference_mode():
-        gtv, shared = net.segment(x)
+        drawn = net.segment(x)
         whole = net(x)
-        assert torch.equal(whole[0], gtv)
-        assert torch.equal(whole[1], net.stage(x, gtv, shared))
+        assert torch.equal(whole[0], drawn.gtv)
+        assert torch.equal(whole[1], net.stage(x, drawn).stage)
+
+
+PLUS = dataclasses.replace(TINY, levels=5, invaded=20, ordinal=True)
+
+
+def test_plus_tells_tissue_order_and_structures():
+    """The plus wiring names five tissue categories a voxel, three cumulative stages and twenty structures."""
+    net = build(PLUS).eval()
+    x = window(PLUS.grid, 1)
+    with torch.inference_mode():
+        drawn = net.segment(x)
+        staged = net.stage(x, drawn)
+    assert drawn.levels is not None
+    assert staged.ordinal is not None
+    assert staged.invaded is not None
+    assert drawn.levels.shape == (1, 5, *PLUS.grid)
+    assert (staged.stage.shape, staged.ordinal.shape, staged.invaded.shape) == ((1, 4), (1, 3), (1, 20))
+
+
+def test_plain_presets_keep_the_paper_product():
+    """Without the plus heads the T-net sees one channel, map x image, and nothing reaches the classifier beside it."""
+    net = build(TINY)
+    assert net.stager.stem[0].in_channels == 1
+    assert net.classifier.in_features == TINY.fusion_width
+    assert (net.unet.levels, net.ordinal, net.invaded) == (None, None, None)
+
+
+def test_plus_adds_context_and_keeps_the_product():
+    """Plus sees the product, the image and four shares of the map; eight volumes go straight to the classifier."""
+    net = build(PLUS)
+    assert net.stager.stem[0].in_channels == 6
+    assert net.classifier.in_features == PLUS.fusion_width + 8
+
+
+def test_volumes_grow_with_the_share_and_forget_hesitation():
+    """A compact sure share counts; the same amount spread thinly over the window counts for nothing."""
+    sure, thin = torch.zeros(1, 1, 5, 20, 20), torch.full((1, 1, 5, 20, 20), 0.01)
+    sure[0, 0, 2, 8:12, 8:13] = 1.0
+    assert float(sure.sum()) == pytest.approx(float(thin.sum()))
+    for large, small in zip(_volumes(sure)[0], _volumes(thin)[0], strict=True):
+        assert large > 1
+        assert small < 0.2
+
+
+def on_paper(preset: str) -> MultiTaskNet:
+    """A preset's network without a single weight in memory."""
+    with torch.device("meta"):
+        return MultiTaskNet(PRESETS[preset]).eval()
+
+
+COUNTED = {  # millions of weights and GFLOP of one window (1 MAC = 2 FLOP): U-Net, T-net, fusion
+    "paper": ((59.901, 27.303, 8.118), (1104.69, 151.02, 2.35)),
+    "aniso": ((58.168, 27.303, 8.118), (598.51, 151.02, 2.35)),
+    "small": ((2.398, 0.971, 0.497), (2.55, 0.40, 0.01)),
+    "plus": ((2.398, 0.980, 0.497), (3.27, 0.87, 0.01)),
+    "tiny": ((0.169, 0.111, 0.032), (0.10, 0.02, 0.00)),
+}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_weights_and_work_are_as_counted(preset):
+    """Parameters and FLOPs of every preset, counted layer by layer, are those of docs/model.md."""
+    net = on_paper(preset)
+    weights, work = COUNTED[preset]
+    parts = (net.unet, net.stager, net.fusion)
+    assert [sum(p.numel() for p in part.parameters()) / 1e6 for part in parts] == pytest.approx(weights, abs=6e-4)
+    with FlopCounterMode(display=False, depth=2) as counter:
+        net(torch.empty(1, 1, *net.config.grid, device="meta"))
+    counts = counter.get_flop_counts()
+    found = [sum(counts[f"MultiTaskNet.{name}"].values()) / 1e9 for name in ("unet", "stager", "fusion")]
+    assert found == pytest.approx(work, abs=6e-3)
+
+
+def test_paper_features_have_the_paper_grids():
+    """Encoder 7, encoder 8 and decoder 1 of the paper's window, and the T-net's last grid 3 x 7 x 7 (A1, A15)."""
+    net = on_paper("paper")
+    drawn = net.segment(torch.empty(1, 1, 21, 224, 224, device="meta"))
+    assert [tuple(feature.shape[1:]) for feature in drawn.shared] == [(320, 3, 4, 4), (320, 3, 2, 2), (320, 3, 4, 4)]
+    assert drawn.gtv.shape == (1, 1, 21, 224, 224)
+    assert (net.stager.grid, net.stager.width) == ((3, 7, 7), 2048)
+    assert net.config.gate == "plain"
+
+
+def stage_gradient(wiring: str) -> float:
+    """How strongly the stage pulls at the U-Net."""
+    net = build(dataclasses.replace(TINY, wiring=wiring))
+    _, stage = net(window(TINY.grid))
+    stage.square().sum().backward()
+    return sum(float(p.grad.abs().sum()) for p in net.unet.parameters() if p.grad is not None)
+
+
+def test_ablations_are_wired_as_the_paper_says():
+    """wo-FFA joins all four features and trains the U-Net; Separate-training sees the product alone and does not."""
+    joined = build(dataclasses.replace(TINY, wiring="no_fusion"))
+    apart = build(dataclasses.replace(TINY, wiring="separate"))
+    assert joined.classifier.in_features == sum(joined.unet.shared_widths) + joined.stager.width
+    assert apart.classifier.in_features == apart.stager.width
+    assert stage_gradient("joint") > 0
+    assert stage_gradient("no_fusion") > 0
+    assert stage_gradient("separate") == 0
+    with pytest.raises(ValueError, match="wiring must be one of"):
+        build(dataclasses.replace(TINY, wiring="apart"))
