@@ -77,7 +77,7 @@ TABLE = {
         aside('^contrast: ContrastBolusAgent is missing, .*SeriesDescription is "anat-T1w"')
     ),
     "mr_uih_dti_vframe_mosaic": Row(aside('^not a mosaic: @mosaic is "yes"')),
-    "mr_uih_t1_sag_slab": Row(aside('^plane: @plane is "sagittal"')),
+    "mr_uih_t1_sag_slab": Row(aside(r'^plane: @plane is "sagittal" \([0-9.]+ degrees off')),
     "nasty_dicom2nifti_failing": Row(
         aside(
             '^modality: Modality is "CT"',
@@ -103,7 +103,7 @@ TABLE = {
     ),
     "ts_nema_wg04_mr1_toshiba_mr3_ge": Row(aside(*['^stack: @stack is "TOO_FEW_SLICES DUPLICATE_POSITION"'] * 2)),
     "ts_same_image_9_syntaxes": Row(aside('^not a mosaic: @mosaic is "yes"'), {"3.dcm": NO_CONTEXT}),
-    "ts_siemens_j2k_fragmented": Row(aside('^plane: @plane is "sagittal"')),
+    "ts_siemens_j2k_fragmented": Row(aside(r'^plane: @plane is "sagittal" \([0-9.]+ degrees off')),
     "vol_ce_t1_tumour_mask_brain1": Row(left={"brain1_image.nrrd": NO_CLASS, "brain1_label.nrrd": NO_CLASS}),
     "mr_study_nema_enhanced_tumour": Row(
         (
@@ -111,7 +111,9 @@ TABLE = {
             *aside('^not before contrast: SeriesDescription is ".* T1 AXIAL PRE GAD"'),
         )
     ),
-    "mr_enhanced_siemens_xa30_t1": Row(aside('^plane: @plane is "sagittal"', '^modality: Modality is "SR"')),
+    "mr_enhanced_siemens_xa30_t1": Row(
+        aside(r'^plane: @plane is "sagittal" \([0-9.]+ degrees off', '^modality: Modality is "SR"')
+    ),
     LAST: Row(
         aside(
             '^modality: Modality is "SR"',

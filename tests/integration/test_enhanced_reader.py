@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,10 @@ def test_a_real_world_mapping_is_not_applied_and_no_transformation_leaves_values
 
 @pytest.mark.parametrize("change", [{"RescaleSlope": 0}, {"RescaleSlope": None}, {"RescaleIntercept": None}])
 def test_half_a_rescale_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    """A slope of nothing, or one number without the other, is no transformation."""
+    """A slope of nothing, or one number without the other, is no transformation; the rules are told of it before."""
     files = make_enhanced(tmp_path, changes={3: change})
+    (reason,) = decision(files).reasons
+    assert re.match(r'grey values: @pixels is "RESCALE: RescaleSlope .* \(1 of 20 images\)"', reason)
     with pytest.raises(PixelsRefused, match=r"RESCALE: RescaleSlope .* \(1 of 20 images\)"):
         READER.volume(files)
 
