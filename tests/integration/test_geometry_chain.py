@@ -115,7 +115,7 @@ def seen_by_us(drawn: Drawn) -> NDArray[np.float64]:
     """LPS of every pixel inside our own rasteriser's rings, each placed by pydicom from the image that a ring names."""
     images = {ds.SOPInstanceUID: ds for ds in map(dcmread, drawn.images.iterdir())}
     stack = READER.volume(sorted(drawn.images.iterdir())).stack
-    index = {header.sop_uid: k for k, header in enumerate(stack.slices)}
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
     rings = [PlacedRing(index[c.referenced[0]], c.points_mm) for c in structure_facts(drawn.rtstruct).contours]
     mask = rasterise(rings, stack).mask
     named = [images[header.sop_uid] for header in stack.slices]

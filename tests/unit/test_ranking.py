@@ -154,6 +154,18 @@ def test_a_word_brings_an_outranked_series_back() -> None:
     }
 
 
+def test_a_word_against_a_series_that_had_a_job_is_the_later_one() -> None:
+    """When nothing came of the one that was picked, the word on the other counts, whatever the preferences say."""
+    tie = stand([candidate(1), candidate(2)], PREFERENCES)[1].because
+    passed_over = stand([candidate(1), candidate(2, 5.0, tie)], PREFERENCES)[1].because
+    second = stand([candidate(1), candidate(2, selected=True)], PREFERENCES)[1].because
+    for word, first in ((passed_over, candidate(2, 5.0, tie)), (second, candidate(2))):
+        assert outcomes(candidate(1, 5.0, word), first) == {
+            1: (Outcome.ELIGIBLE, "picked by a person"),
+            2: (Outcome.SET_ASIDE, "OUTRANKED"),
+        }
+
+
 @pytest.mark.parametrize(
     ("spacing_mm", "expected"),
     [
