@@ -24,7 +24,7 @@ from tests.fakes.wire import Behaviour, Wire
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
-TIMEOUT_S, WALL_CLOCK_S = 2, 6
+TIMEOUT_S, WALL_CLOCK_S = 2, 10
 START_AND_KILL_S = 6.0
 """On a busy machine the sending child takes its time to start and to be collected."""
 
