@@ -38,10 +38,10 @@ test: $(STAMP) $(if $(FULL),peers)  ## the tests (FULL=1: slow, acceptance and r
 N    ?= 400
 SEED ?= 0
 
-evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SEED=0; prints RESULT lines
+evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SEED=0; ends with RESULT {json}
 	@$(BIN)/python -m model.evaluate --count $(N) --seed $(SEED) $(EVALUATE_ARGS)
 
-bench-infer: $(STAMP)  ## cost and parity of every way to run the network; prints RESULT lines
+bench-infer: $(STAMP)  ## cost and parity of every way to run the network; ends with RESULT {json}
 	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests

@@ -26,9 +26,13 @@ from model.bundle import Bundle, default_bundle, dice_of
 from model.engine import ENGINES, EngineError, make_engine
 from model.network import PRESETS, build
 from model.phantom.cohorts import external_cohort
+from model.statistics import result_line
 
 SEED = 500
 """The external cohort that is timed; `make evaluate` uses others unless told so."""
+
+
+KINDS = ("cpu_s", "parity_dice", "parity_dp")
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -134,7 +138,7 @@ def card() -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure and print; RESULT lines last."""
+    """Measure and print; the line RESULT {json} last."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=default_bundle())
     parser.add_argument("--cases", type=int, default=5)
@@ -149,25 +153,22 @@ def main() -> int:
     if torch.cuda.is_available():
         cuda = apart(bundle_path, "torch", options.bundle, options.cases, options.threads, "cuda")
         print("\nCUDA:", json.dumps({"wall_s": cuda["wall_s"] if cuda else None, **card()}))
-    for line in results(found):
-        print(line)
+    print(result_line(figures(found)))
     return 0
 
 
-def results(found: dict[str, tuple[float, float, float]]) -> list[str]:
-    """``RESULT`` lines: the default path's cost, the worst parity of the paths in use, and each path's own."""
+def figures(found: dict[str, tuple[float, float, float]]) -> dict[str, float]:
+    """The default path's cost, the worst parity of the paths in use, and each path's own."""
     others = [value for name, value in found.items() if name != "torch"]
-    lines = [f"RESULT cpu_s_per_case={found['torch'][0]:.3f}"]
-    lines.append(f"RESULT parity_dice={min((v[1] for v in others), default=1.0):.5f}")
-    lines.append(f"RESULT parity_dp={max((v[2] for v in others), default=0.0):.5f}")
-    for name, (cpu, dice, max_dp) in found.items():
+    told = {
+        "cpu_s_per_case": found["torch"][0],
+        "parity_dice": min((v[1] for v in others), default=1.0),
+        "parity_dp": max((v[2] for v in others), default=0.0),
+    }
+    for name, values in found.items():
         key = name.replace("-", "_")
-        lines += [
-            f"RESULT cpu_s_{key}={cpu:.3f}",
-            f"RESULT parity_dice_{key}={dice:.5f}",
-            f"RESULT parity_dp_{key}={max_dp:.5f}",
-        ]
-    return lines
+        told |= {f"{kind}_{key}": value for kind, value in zip(KINDS, values, strict=True)}
+    return told
 
 
 if __name__ == "__main__":

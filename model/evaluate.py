@@ -5,7 +5,7 @@
 
 ``--seed`` draws a fresh external cohort; no seed is met in training or tuning. Dice and average surface distance are
 taken on the native grid in mm (A27); an empty prediction counts as Dice 0 and is listed, its distance is left out.
-Intervals resample patients (A10). What a programme should read is printed as lines ``RESULT key=value``.
+Intervals resample patients (A10). What a programme should read is the last line, ``RESULT {json}``, numbers only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -245,12 +245,12 @@ RESULTS: Final = (
 )  # fmt: skip
 
 
-def results(figures: dict[str, Any]) -> Iterator[str]:
-    """``RESULT key=value`` lines; ``missed`` is the number of tumour cases lost."""
-    for key in RESULTS:
-        if key in figures:
-            value = len(figures[key]) if key == "missed" else figures[key]
-            yield f"RESULT {key}={value:.4f}" if isinstance(value, float) else f"RESULT {key}={value}"
+def result(figures: Mapping[str, Any]) -> str:
+    """The last line, ``RESULT {json}``: numbers only; ``missed`` is how many tumour cases were lost."""
+    told = {key: figures[key] for key in RESULTS if key in figures}
+    if "missed" in told:
+        told["missed"] = len(told["missed"])
+    return statistics.result_line(told)
 
 
 def calibrate(folder: Path, count: int, jobs: int) -> float:
@@ -276,8 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = json.dumps(figures, indent=2)
     print(text)
     _keep(options.out, text + "\n")
-    for line in results(figures):
-        print(line)
+    print(result(figures))
     return 0
 
 

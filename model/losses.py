@@ -53,21 +53,23 @@ def invasion_loss(logits: Tensor, levels: Tensor, target: Tensor, smooth: float 
     """Soft Jaccard and cross-entropy of the map within the tissue of every category T1..T4, all four counting alike.
 
     A tongue into bone is a hundredth of a tumour's volume and decides its stage: the plain Jaccard hardly misses it,
-    and where the map is sure of nothing its gradient vanishes. The cross-entropy, counted per tumour voxel, does not.
+    and where the map is sure of nothing its gradient vanishes. The cross-entropy does not: its tumour voxels count
+    together as one, and so do ``FALSE_VOXELS_AS_DEAR`` false ones, however many voxels of that tissue there are.
     (b, 1, z, y, x) logits, (b, z, y, x) categories, (b, 1, z, y, x) tumour -> scalar; zero for an empty batch.
     """
     flat, raw, truth = levels.flatten(1), logits.flatten(1), target.flatten(1)
     drawn = torch.sigmoid(raw)
     wrong = functional.binary_cross_entropy_with_logits(raw, truth, reduction="none")
-    shared, said, there, cost = (_by_level(values, flat) for values in (drawn * truth, drawn, truth, wrong))
+    parts = (drawn * truth, drawn, truth, wrong * truth, wrong * (1 - truth))
+    shared, said, there, missed, invented = (_by_level(values, flat) for values in parts)
     overlap = (shared + smooth) / (said + there - shared + smooth)
-    loss = (1 - overlap) + ENTROPY_SHARE * cost / (there + LEAST_VOXELS)
+    loss = (1 - overlap) + missed / (there + LEAST_VOXELS) + invented / (there + FALSE_VOXELS_AS_DEAR)
     return loss.sum() / max(1, loss.numel())
 
 
-ENTROPY_SHARE: Final = 2.0
-LEAST_VOXELS: Final = 20.0
-"""Tumour voxels that a category is held to have at least, when the cross-entropy in it is counted."""
+LEAST_VOXELS: Final = 5.0
+FALSE_VOXELS_AS_DEAR: Final = 250.0
+"""Tumour voxels that a category is held to have at least, when what is missed in it and what is invented is counted."""
 
 
 def _by_level(values: Tensor, levels: Tensor) -> Tensor:

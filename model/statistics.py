@@ -6,7 +6,8 @@ belong together, so intervals resample patients, never decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -84,3 +85,21 @@ def bootstrap(figure: Callable[[Ints], float], patients: int, *, seed: int = 0) 
     drawn = [figure(rng.integers(0, patients, patients)) for _ in range(RESAMPLES)]
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
     return float(low), float(high)
+
+
+def result_line(figures: Mapping[str, float]) -> str:
+    """``RESULT {json}``, the last line of a measuring command: flat, numbers only, NaN as null.
+
+    Raises ``TypeError`` for anything that is no number.
+    """
+    strange = [key for key, value in figures.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if strange:
+        raise TypeError(f"no numbers: {', '.join(strange)}")
+    told = {key: _short(value) for key, value in figures.items()}
+    return f"RESULT {json.dumps(told, allow_nan=False)}"
+
+
+def _short(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -7,6 +7,7 @@ import pytest
 
 from bench import infer
 from model.phantom import sheet
+from model.statistics import result_line
 
 
 def path(name: str, mask: np.ndarray, stages: tuple[float, ...], cpu_s: float) -> dict:
@@ -31,9 +32,18 @@ def test_parity_is_against_torch_and_a_fallback_is_no_figure(capsys):
     assert "fell back to torch" in capsys.readouterr().out
     assert set(found) == {"torch", "torch-bf16"}
     assert found["torch-bf16"][1:] == pytest.approx((2 * 28 / 60, 0.02))
-    lines = infer.results(found)
-    assert lines[:3] == ["RESULT cpu_s_per_case=1.500", "RESULT parity_dice=0.93333", "RESULT parity_dp=0.02000"]
-    assert "RESULT cpu_s_torch_bf16=0.800" in lines
+    told = infer.figures(found)
+    assert (told["cpu_s_per_case"], told["parity_dice"], told["parity_dp"]) == pytest.approx((1.5, 56 / 60, 0.02))
+    assert told["cpu_s_torch_bf16"] == 0.8
+    assert "cpu_s_openvino" not in told
+
+
+def test_a_result_line_holds_numbers_only():
+    """One line of flat JSON; what is not a number is refused, and a figure that could not be had is null, not NaN."""
+    assert result_line({"n": 3, "dice": 0.98765432}) == 'RESULT {"n": 3, "dice": 0.987654}'
+    assert result_line({"asd": float("nan")}) == 'RESULT {"asd": null}'
+    with pytest.raises(TypeError, match="path"):
+        result_line({"path": "torch"})
 
 
 def test_a_tile_shows_the_truth(small_phantom):
