@@ -61,7 +61,6 @@ WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "card.md"
 GOLDEN: Final = "golden.npz"
 THREADS_VARIABLE: Final = "NPC_RTNODE_TORCH_THREADS"
-ENGINE_VARIABLE: Final = "NPC_RTNODE_ENGINE"
 REACH_MM: Final = 26.0
 """In-plane, the second look stays centred on the body while the tumour's centre is within this distance."""
 
@@ -120,13 +119,18 @@ class Bundle:
         self.sha256 = sha256
         self.engine = engine
 
+    @property
+    def runs_on(self) -> str:
+        """The engine in force."""
+        return self.engine.name
+
     @classmethod
-    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None, engine: str | None = None) -> Bundle:
+    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None, engine: str = "torch") -> Bundle:
         """Check every file's SHA-256, load the weights strictly. Raises ``BundleError``.
 
         ``threads`` (or the environment variable NPC_RTNODE_TORCH_THREADS) sets torch's CPU threads for the process;
-        ``engine`` (or NPC_RTNODE_ENGINE) is one of ``model.engine.ENGINES``. An engine other than torch that does not
-        agree with torch on the golden case is not used: ``bundle.engine.name`` says which one is.
+        ``engine`` is one of ``model.engine.ENGINES``. An engine other than torch that does not agree with torch on the
+        golden case is not used: ``runs_on`` says which one is.
         """
         wanted = threads if threads is not None else _threads_from_environment()
         if wanted is not None:
@@ -136,8 +140,7 @@ class Bundle:
         network = _load(folder / WEIGHTS, manifest)
         sha256 = file_sha256(folder / FILE)
         plain = cls(folder, manifest, make_engine("torch", network, device), sha256)
-        chosen = engine or os.environ.get(ENGINE_VARIABLE, "torch")
-        return plain if chosen == "torch" else plain._faster(chosen, network, device)
+        return plain if engine == "torch" else plain._faster(engine, network, device)
 
     def _faster(self, name: str, network: MultiTaskNet, device: str) -> Bundle:
         """This bundle on another engine if the two agree, else itself. Raises ``BundleError`` for an unknown engine."""

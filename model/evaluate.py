@@ -29,6 +29,7 @@ from scipy.stats import mannwhitneyu
 
 from model import statistics
 from model.bundle import Bundle, default_bundle, dice_of, read_manifest
+from model.engine import ENGINES
 from model.labels import NO_TUMOUR, STAGES
 from model.phantom import Phantom
 from model.phantom.cohorts import Member, external_cohort, free_cohort
@@ -101,10 +102,10 @@ def measure_case(bundle: Bundle, phantom: Phantom) -> Row:
 _opened: Bundle | None = None
 
 
-def _open(folder: Path) -> None:
+def _open(folder: Path, engine: str) -> None:
     """In a worker: open the bundle once, on one thread."""
     global _opened
-    _opened = Bundle.open(folder, threads=1)
+    _opened = Bundle.open(folder, threads=1, engine=engine)
 
 
 def _measure_member(member: Member) -> Row:
@@ -113,9 +114,10 @@ def _measure_member(member: Member) -> Row:
     return measure_case(_opened, member.make())
 
 
-def measure(folder: Path, members: Sequence[Member], jobs: int = 1) -> Iterator[Row]:
+def measure(folder: Path, members: Sequence[Member], jobs: int = 1, engine: str = "torch") -> Iterator[Row]:
     """Every member in turn, in order, by ``jobs`` processes of one thread each."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_open, initargs=(folder,)) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_open, initargs=(folder, engine)) as pool:
         for done, row in enumerate(pool.map(_measure_member, members, chunksize=2), start=1):
             if done % 20 == 0 or done == len(members):
                 print(f"{done}/{len(members)} {row.cohort}", file=sys.stderr, flush=True)
@@ -253,9 +255,9 @@ def result(figures: Mapping[str, Any]) -> str:
     return statistics.result_line(told)
 
 
-def calibrate(folder: Path, count: int, jobs: int) -> float:
+def calibrate(folder: Path, count: int, jobs: int, engine: str = "torch") -> float:
     """The stage temperature of least cross-entropy on the tumours of the inner split, cohort "tune"."""
-    rows = list(measure(folder, [Member("tune", index) for index in range(count)], jobs))
+    rows = list(measure(folder, [Member("tune", index) for index in range(count)], jobs, engine))
     probabilities, truth = told(rows)
     manifest = read_manifest(folder)
     offset = np.asarray(manifest.stage_offset)
@@ -267,10 +269,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     figures: dict[str, Any] = {}
     if options.tune:
-        figures = {"temperature": calibrate(options.folder, options.tune, options.jobs), "tune_n": options.tune}
+        figures = {
+            "temperature": calibrate(options.folder, options.tune, options.jobs, options.engine),
+            "tune_n": options.tune,
+        }
     if options.count:
         members = (*external_cohort(options.seed, options.count), *free_cohort(options.seed, options.free))
-        rows = list(measure(options.folder, members, options.jobs))
+        rows = list(measure(options.folder, members, options.jobs, options.engine))
         figures |= summarise(rows)
         _keep(options.rows, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     text = json.dumps(figures, indent=2)
@@ -294,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", type=int, default=0, help="fit the temperature on this many tuning phantoms")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("--rows", type=Path, help="write one line per phantom here as JSON lines")
+    parser.add_argument("--engine", choices=ENGINES, default="torch", help="what the network is run by")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     return parser
 

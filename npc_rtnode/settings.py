@@ -159,6 +159,11 @@ class InferSettings(_Section):
 
     bundle: Path | None = Field(None, description="A bundle folder; without it the shipped synthetic-phantom bundle.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
+    engine: Literal["torch", "torch-bf16", "openvino", "openvino-bf16"] = Field(
+        "torch",
+        description="How the network is run. An engine other than torch must agree with torch on the bundle's golden "
+        "case at every start, else torch is used; changing it makes other objects with other UIDs.",
+    )
     timeout_s: Seconds = Field(600, description="Wall-clock limit; the process is killed then.")
     threads: int = Field(0, ge=0, description="CPU threads for inference; 0 leaves it to torch.")
 
@@ -275,6 +280,7 @@ def content_hash(settings: Settings) -> str:
         {
             "version": CONTENT_VERSION,
             "content": settings.content.model_dump(mode="json"),
+            "engine": settings.infer.engine,
             "utc_offset": settings.node.utc_offset,
             "site": settings.node.site,
         }

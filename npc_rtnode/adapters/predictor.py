@@ -56,6 +56,10 @@ class OpenedBundle(Protocol):
 
     sha256: str
 
+    @property
+    def runs_on(self) -> str:
+        """The engine in force, which is torch where the wanted one did not agree with it."""
+
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
         """One answer, with the fields of `model.bundle.Prediction`."""
 
@@ -63,15 +67,24 @@ class OpenedBundle(Protocol):
         """The golden case on this machine, with the fields of `model.bundle.GoldenResult`."""
 
 
-OpenBundle = Callable[[Path, str, int | None], OpenedBundle]
-"""Folder, device, CPU threads (None leaves it to torch); called in the child, so it must be importable by name."""
+@dataclass(frozen=True)
+class Machine:
+    """What the network runs on, chosen when a site is installed; threads None leaves it to torch."""
+
+    device: str
+    threads: int | None
+    engine: str
 
 
-def open_bundle(folder: Path, device: str, threads: int | None) -> OpenedBundle:
+OpenBundle = Callable[[Path, Machine], OpenedBundle]
+"""Called in the child, so it must be importable by name."""
+
+
+def open_bundle(folder: Path, machine: Machine) -> OpenedBundle:
     """The real one: `model.bundle`, which loads torch."""
     from model.bundle import Bundle
 
-    return Bundle.open(folder, device, threads)
+    return Bundle.open(folder, machine.device, machine.threads, machine.engine)
 
 
 class BundlePredictor:
@@ -174,7 +187,8 @@ class BundlePredictor:
             self._discard()  # died while idle, or holds a bundle that has been replaced: nobody's attempt failed
         if self._child is None:
             settings = self._settings
-            self._child = _Child((self._opener, self._folder, settings.device, settings.threads or None))
+            machine = Machine(settings.device, settings.threads or None, settings.engine)
+            self._child = _Child((self._opener, self._folder, machine))
         return self._child
 
     def _discard(self) -> None:
@@ -306,18 +320,18 @@ def _finding(name: str, value: float, low: float, high: float, unit: str) -> Fin
 # --- there: in the child ----------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, device: str, threads: int | None) -> None:
+def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, machine: Machine) -> None:
     """The child's whole life: open, prove, say so, answer until the pipe ends. What it cannot name, it dies of."""
     from model.manifest import BundleError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     die_with(parent)
     try:
-        bundle = opener(folder, device, threads)
+        bundle = opener(folder, machine)
     except BundleError as error:
         pipe.send(("bundle", str(error)))
         return
-    agrees, proof = _prove(bundle, device)
+    agrees, proof = _prove(bundle, machine)
     if not agrees:
         pipe.send(("bundle", proof))
         return
@@ -327,15 +341,23 @@ def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, devi
             pipe.send(_answer_to(bundle, *pipe.recv()))
 
 
-def _prove(bundle: OpenedBundle, device: str) -> tuple[bool, str]:
-    """Whether this device still says of the golden case what the laboratory's said, and the words."""
+def _prove(bundle: OpenedBundle, machine: Machine) -> tuple[bool, str]:
+    """Whether this machine still says of the golden case what the laboratory's said, and the words."""
     from model.preprocess import InputError
 
     try:
         golden = bundle.verify()
     except (OSError, LookupError, ValueError, InputError) as error:
         return False, f"Its golden case cannot be run ({type(error).__name__}: {error})."
-    return bool(golden.agrees), f"On {device}, {golden.message}"
+    return bool(golden.agrees), f"On {_named(bundle, machine)}, {golden.message}"
+
+
+def _named(bundle: OpenedBundle, machine: Machine) -> str:
+    """The device and the engine; an engine that was asked for and is not used is said."""
+    if bundle.runs_on == machine.engine:
+        return f"{machine.device} by {machine.engine}"
+    instead = f"{machine.engine} differs from torch on the golden case and is not used"
+    return f"{machine.device} by {bundle.runs_on} ({instead})"
 
 
 def _answer_to(bundle: OpenedBundle, voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[str, Any]:

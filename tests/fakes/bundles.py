@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.manifest import FILE, BundleError, LimitFinding, file_sha256
 from model.preprocess import InputError
+from npc_rtnode.adapters.predictor import Machine
 
 
 class Echoing:
@@ -20,6 +21,7 @@ class Echoing:
 
     def __init__(self, folder: Path) -> None:
         self.sha256: Final = file_sha256(folder / FILE)
+        self.runs_on = "torch"
 
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
         """What the first voxel asks for."""
@@ -75,27 +77,27 @@ class Answer:
         self.limits = (LimitFinding("pixel_mm", 0.1, 0.3, 1.2, "mm"),)
 
 
-def open_echoing(folder: Path, device: str, threads: int | None) -> Echoing:
+def open_echoing(folder: Path, machine: Machine) -> Echoing:
     """A bundle that answers."""
     return Echoing(folder)
 
 
-def open_slowly(folder: Path, device: str, threads: int | None) -> Echoing:
+def open_slowly(folder: Path, machine: Machine) -> Echoing:
     """A bundle that takes a minute to open."""
     time.sleep(60)
     return Echoing(folder)
 
 
-def open_disagreeing(folder: Path, device: str, threads: int | None) -> Echoing:
+def open_disagreeing(folder: Path, machine: Machine) -> Echoing:
     """A bundle whose golden case comes out wrong here."""
     return Disagreeing(folder)
 
 
-def open_goldless(folder: Path, device: str, threads: int | None) -> Echoing:
+def open_goldless(folder: Path, machine: Machine) -> Echoing:
     """A bundle that cannot prove anything."""
     return Goldless(folder)
 
 
-def open_damaged(folder: Path, device: str, threads: int | None) -> Echoing:
+def open_damaged(folder: Path, machine: Machine) -> Echoing:
     """A bundle that cannot be opened."""
     raise BundleError("weights.safetensors does not match its SHA-256")

@@ -224,7 +224,7 @@ def test_no_answer_carries_another_bundles_name(start: Callable[..., BundlePredi
 def test_a_child_proves_its_machine_before_it_answers(start: Callable[..., BundlePredictor]) -> None:
     """A golden case that comes out otherwise is BundleFault with its words, for an answer as for a proof."""
     predictor = start(bundles.open_disagreeing)
-    with pytest.raises(BundleFault, match=r"On cpu, this machine DISAGREES with the laboratory: Dice 0\.1234"):
+    with pytest.raises(BundleFault, match=r"On cpu by torch, this machine DISAGREES with the laboratory: Dice 0\.1234"):
         ask(predictor)
     with pytest.raises(BundleFault, match="DISAGREES"):
         predictor.prove()
@@ -232,10 +232,16 @@ def test_a_child_proves_its_machine_before_it_answers(start: Callable[..., Bundl
         start(bundles.open_goldless).prove()
 
 
+def test_an_engine_that_is_not_used_is_said(start: Callable[..., BundlePredictor]) -> None:
+    """A site that asked for OpenVINO on a machine where it differs is told that torch answers."""
+    said = start(engine="openvino").prove()
+    assert said.startswith("On cpu by torch (openvino differs from torch on the golden case and is not used), this")
+
+
 def test_a_proof_opens_the_child_that_then_answers(start: Callable[..., BundlePredictor]) -> None:
     """`prove` says what the golden case came to on the device in force; the same child stays for predictions."""
     predictor = start()
-    assert predictor.prove() == "On cpu, this machine agrees with the laboratory"
+    assert predictor.prove() == "On cpu by torch, this machine agrees with the laboratory"
     pid = child_of(predictor)
     assert predictor.prove().endswith("agrees with the laboratory")
     assert child_of(predictor) == pid
@@ -322,6 +328,6 @@ def test_the_shipped_bundle_answers_through_the_door() -> None:
     try:
         with pytest.raises(GeometryRefused, match="TOO_FEW_SLICES"):
             ask(predictor)
-        assert predictor.prove().startswith("On cpu, this machine agrees with the laboratory: Dice ")
+        assert predictor.prove().startswith("On cpu by torch, this machine agrees with the laboratory: Dice ")
     finally:
         predictor.close()
