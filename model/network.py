@@ -19,7 +19,8 @@ from torch.nn import functional as F
 Triple = tuple[int, int, int]
 
 STRIDES: Final[tuple[Triple, ...]] = ((1, 2, 2),) * 3 + ((2, 2, 2),) * 3 + ((1, 2, 2),)
-"""Pooling after encoder units 1..7 as (z, y, x): z is pooled once the pixel has grown to the slice (A2)."""
+"""Pooling after encoder units 1..7 as (z, y, x): z is pooled once the pixel has grown to the slice (A2). A unit is two
+convolutions and a pooling; read as two units a level ("8 units" on four levels) it would pool four times only (A3)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ PAPER: Final = NetworkConfig(
     stage_width=64,
     fusion_width=256,
 )
-"""The paper's reading (A1..A15): its window, base 32, 3x3x3 throughout, ResNet-50's widths, fusion 256."""
+"""The paper's reading (A1..A15): its window, base 32 doubled up to 320 (A5), 3x3x3 throughout, ResNet-50's widths,
+fusion 256."""
 
 PRESETS: Final[Mapping[str, NetworkConfig]] = {
     "paper": PAPER,
