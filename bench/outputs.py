@@ -70,6 +70,7 @@ MOST: Final = {
     "off_plane_mm_max": 0.001,
     "surface_mm_max": 0.10,
     "points_max": 1500.0,
+    "ms_per_slice_median": 15.0,
 }
 
 # --- what is outlined -------------------------------------------------------------------------------------------------
@@ -134,16 +135,19 @@ def _middle_mm(index: Array, stack: Stack) -> Array:
 
 
 def ragged_case(number: int, stack: Stack) -> Case:
-    """Smoothed noise with specks, a checkerboard and rings in rings; every other one without useful probabilities."""
+    """Smoothed noise with specks, a checkerboard and rings in rings, which no probability bears out.
+
+    Every other one has nothing but 0 and 1 for probabilities.
+    """
     noise = np.random.default_rng(number)
     blur = noise.uniform(0.7, 1.8)
     field = ndimage.gaussian_filter(noise.standard_normal(stack.grid.shape), (0.5, blur, blur))
+    logit = 3 * (field / field.std() - noise.uniform(-0.3, 0.5))
     z, y, x = _middle_mm(np.indices(stack.grid.shape).astype(float), stack)
-    near = z**2 + y**2 + x**2 < noise.uniform(17, 26) ** 2
-    mask = (field > noise.uniform(-0.3, 0.5) * field.std()) & near
+    mask = (logit > 0) & (z**2 + y**2 + x**2 < noise.uniform(17, 26) ** 2)
     _add_awkward(mask, noise)
-    logit = 3 * field / field.std() if number % 2 else np.where(mask, 20.0, -20.0)
-    return Case(f"ragged_{number:02d}", mask, (1 / (1 + np.exp(-logit))).astype(np.float32))
+    certain = np.where(mask, 20.0, -20.0)
+    return Case(f"ragged_{number:02d}", mask, (1 / (1 + np.exp(-certain if number % 2 else -logit))).astype(np.float32))
 
 
 def _add_awkward(mask: Mask, noise: np.random.Generator) -> None:
@@ -340,6 +344,19 @@ def cases_of(where: Scene, shapes: Sequence[str], ragged: Sequence[int]) -> list
     return [smooth_case(name, where.stack) for name in shapes] + [ragged_case(n, where.stack) for n in ragged]
 
 
+def measured(options: argparse.Namespace, plastimatch: str, folder: Path) -> dict[str, float]:
+    """All cases, a line of the table each, and their figures; the ragged masks are dealt out to the geometries."""
+    print(HEAD)
+    rows: list[Row] = []
+    for number, name in enumerate(options.geometries):
+        where = scene(name, folder / name)
+        ragged = range(number, options.ragged, len(options.geometries))
+        for row in rows_of(where, cases_of(where, options.shapes, ragged), plastimatch):
+            rows.append(row)
+            print(line(row), flush=True)
+    return figures(rows, uneven_refused(folder))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -351,17 +368,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if plastimatch is None or find_peer("dcmrtstruct2nii") is None:
         print("plastimatch and dcmrtstruct2nii are needed; the dev extra has them", file=sys.stderr)
         return 2
-    print(HEAD)
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(options.geometries):
-            where = scene(name, Path(folder) / name)
-            ragged = range(number, options.ragged, len(options.geometries))
-            for row in rows_of(where, cases_of(where, options.shapes, ragged), plastimatch):
-                rows.append(row)
-                print(line(row), flush=True)
-        found = figures(rows, uneven_refused(Path(folder)))
-    return verdict(found)
+        return verdict(measured(options, plastimatch, Path(folder)))
 
 
 def verdict(found: dict[str, float]) -> int:

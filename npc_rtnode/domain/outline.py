@@ -95,9 +95,12 @@ class Gates:
         return np.asarray(self.inside + self.outward * along[:, None] + SIDESTEP_PX * travel)
 
     def area(self, level: float) -> float:
-        """Pixels that the line at a level encloses; holes count against it."""
+        """Pixels that the line at a level encloses; holes count against it.
+
+        A plain sum, for a dot product's last bits differ with the number of threads.
+        """
         x, y = (self.points(level) - self.inside[0]).T
-        return float(np.dot(x, y[self.following]) - np.dot(y, x[self.following])) / 2.0
+        return float(np.sum(x * y[self.following] - y * x[self.following])) / 2.0
 
     def level(self, pixels: int) -> float:
         """The level at which the line encloses so many pixels; the nearest one where none does."""
