@@ -52,7 +52,8 @@ def contours_of(mask: Mask, stack: Stack, probabilities: Probabilities | None = 
 def _placed(index: int, points_px: Array, header: SliceHeader) -> Contour:
     """A contour that starts where its closing edge is longest in patient x and y.
 
-    plastimatch takes the last point for a repeated first one, and drops it, if the two differ in z alone.
+    plastimatch takes the last point for a repeated first one, and drops it, if the two differ in z alone: on a sagittal
+    series it then sees a thin crescent with Dice 0.996.
     """
     points_mm = to_patient(points_px, header)
     closing = np.linalg.norm((points_mm - np.roll(points_mm, 1, axis=0))[:, :2], axis=1)

@@ -86,7 +86,7 @@ class Gates:
         """Where the line at a level passes: `[gate, (column, row)]`.
 
         Every point is a little past its gate, off the lines through pixel centres: there a reader's scanline would meet
-        the point itself, and plastimatch loses pixels so (Dice 0.996 on a thin crescent).
+        the point itself, and one that counts such a point twice or not at all loses the row.
         """
         above, below = np.maximum(self.high - level, 1e-3), np.maximum(level - self.low, 1e-3)
         along = np.clip(above / (above + below), NEAREST_PX, 1 - NEAREST_PX)

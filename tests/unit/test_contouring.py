@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npc_rtnode.domain import contouring
 from npc_rtnode.domain.contouring import contours_of, polygons_of, thin, to_patient
 from npc_rtnode.domain.geometry import Array
 from npc_rtnode.domain.outline import MAX_POINTS, SIDESTEP_PX, Probabilities
@@ -171,6 +174,16 @@ def test_thinning_drops_points_on_a_line_and_keeps_corners() -> None:
         [(x, 0) for x in side] + [(4, y) for y in side] + [(4 - x, 4) for x in side] + [(0, 4 - y) for y in side]
     )
     assert sorted(map(tuple, ring[thin(ring)])) == [(0, 0), (0, 4), (4, 0), (4, 4)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_thinning_that_goes_too_far_is_taken_back(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thinned within a whole pixel, lines would lose pixels: every gate that they would miss comes back instead."""
+    plane = SHAPES[shape]((3, 48, 56))[1]
+    monkeypatch.setattr(contouring, "thin", partial(thin, tolerance_px=1.0))
+    polygons = polygons_of(plane)
+    assert np.array_equal(covered(polygons, plane.shape), plane.astype(int))
+    assert sum(map(polygon_area, polygons)) == pytest.approx(int(plane.sum()))
 
 
 def test_no_point_lies_on_a_line_through_pixel_centres() -> None:
