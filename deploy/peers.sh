@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The full tests talk to programs of other makers. DCMTK and Orthanc come from the system (Debian: dcmtk, orthanc);
-# dciodvfy and plastimatch come with `.[dev]` as wheels. Installs what is missing where that is possible, and says loudly
-# what stays missing. Orthanc's own service is left off: the tests start one of their own, on this machine alone.
+# dciodvfy, plastimatch and dcmrtstruct2nii come with `.[dev]`. Installs what is missing where that is possible, and says
+# loudly what stays missing. Orthanc's own service is left off: the tests start one of their own, on this machine alone.
 set -euo pipefail
 
 DCMTK="storescu echoscu dcmconv dcmdump dsrdump storescp dcmqrscp findscu movescu"

@@ -33,5 +33,5 @@ say() {  # run quietly; on failure show everything that was said
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --constraint constraints.txt)
 # The build tools first and in the open, so that their versions are pinned as well; then everything on one line, so that
 # rt-utils finds the two alias packages of deploy/shims in place of opencv-python and the dataclasses backport.
-say "${pip[@]}" hatchling editables
+say "${pip[@]}" hatchling editables setuptools
 say "${pip[@]}" --no-build-isolation ./deploy/shims/opencv-python ./deploy/shims/dataclasses --editable '.[dev]'

@@ -1,8 +1,7 @@
 """From a mask to closed planar contours, exact: every pixel centre stays on its side of the line.
 
-Vertices lie on half-pixel positions (the 0.5 iso-line of the mask, in units where pixel centres are whole numbers), so
-a centre is never closer to the line than 0.35 px; thinning moves the line by at most 0.25 px, the sidestep by 0.02 px,
-and so neither can lose one.
+domain/outline says where the line runs; here it gets fewer points and becomes contours. The polygons' volume is the
+voxels' volume, and nothing that is done to the line may bring it nearer to a pixel centre than outline.MARGIN_PX.
 Holes are joined to their outer ring by a zero-width channel ("keyhole", PS3.3 C.8.8.6.3); separate parts stay separate
 contours. Plane points are `(column, row)` in pixels, patient points LPS millimetres.
 """
@@ -10,23 +9,20 @@ contours. Plane points are `(column, row)` in pixels, patient points LPS millime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
-from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.outline import Gates, Probabilities, gates_of, strays
 from npc_rtnode.domain.records import SliceHeader
 from npc_rtnode.errors import GeometryRefused
 
 Mask = NDArray[np.bool_]
 
-THINNING_PX: Final = 0.25  # Douglas-Peucker tolerance; 0.4 px starts to cost pixels (outputs.md 1.2)
-SIDESTEP_PX: Final = 0.02
-MAX_POINTS: Final = 1500  # in one contour; above 64 KiB ContourData has no length field in Explicit VR (PS3.5 7.1.2)
+THINNING_PX: Final = 0.05  # Douglas-Peucker tolerance; the level makes up for the corners it cuts
 
 
 @dataclass(frozen=True)
@@ -41,50 +37,64 @@ class Contour:
     points_mm: Array
 
 
-def contours_of(mask: Mask, stack: Stack) -> tuple[Contour, ...]:
-    """All contours of a mask `[slice, row, column]`, each placed by the position of its own slice."""
-    found = []
-    for index in np.flatnonzero(mask.any(axis=(1, 2))):
-        for points in polygons_of(mask[index]):
-            found.append(Contour(int(index), points, to_patient(points, stack.slices[index])))
-    return tuple(found)
+def contours_of(mask: Mask, stack: Stack, probabilities: Probabilities | None = None) -> tuple[Contour, ...]:
+    """All contours of a mask `[slice, row, column]`, each placed by the position of its own slice.
+
+    With probabilities on the same grid the contours run between pixels where these say (outline.gates_of); without
+    them they are the mask's own boundary. Either way they enclose the mask's pixel centres and the mask's volume.
+    """
+    return tuple(
+        _placed(index, points, stack.slices[index])
+        for index, points in _polygons(gates_of(mask, probabilities), int(np.count_nonzero(mask)))
+    )
+
+
+def _placed(index: int, points_px: Array, header: SliceHeader) -> Contour:
+    """A contour that starts where its closing edge is longest in patient x and y.
+
+    plastimatch takes the last point for a repeated first one, and drops it, if the two differ in z alone: on a sagittal
+    series it then sees a thin crescent with Dice 0.996.
+    """
+    points_mm = to_patient(points_px, header)
+    closing = np.linalg.norm((points_mm - np.roll(points_mm, 1, axis=0))[:, :2], axis=1)
+    start = int(np.argmax(np.round(closing, 3)))
+    return Contour(index, np.roll(points_px, -start, axis=0), np.roll(points_mm, -start, axis=0))
 
 
 def polygons_of(plane: Mask) -> list[Array]:
-    """Closed polygons `(column, row)` of one mask slice `[row, column]`; holes keyholed, at most MAX_POINTS each."""
-    labels, count = ndimage.label(plane, structure=np.ones((3, 3), dtype=bool))
-    polygons: list[Array] = []
-    for label, (rows, columns) in enumerate(ndimage.find_objects(labels, count), start=1):
-        corner = np.array([columns.start, rows.start], dtype=np.float64)
-        polygons.extend(polygon + corner for polygon in _part_polygons(labels[rows, columns] == label))
+    """Closed polygons `(column, row)` of one mask slice `[row, column]`, with its area; holes keyholed."""
+    if not plane.any():
+        return []
+    return [points for _, points in _polygons(gates_of(plane[None]), int(np.count_nonzero(plane)))]
+
+
+def _polygons(gates: Gates, pixels: int) -> list[tuple[int, Array]]:
+    """Slice and polygon of every region, slices ascending."""
+    thinned, points = _thinned(gates, pixels)
+    polygons = []
+    for region in np.split(np.arange(len(points)), np.flatnonzero(np.diff(thinned.region)) + 1):
+        rings = np.split(points[region], np.flatnonzero(np.diff(thinned.ring[region])) + 1)
+        polygons.append((int(thinned.plane[region[0]]), join_holes(rings)))
     return polygons
 
 
-def _part_polygons(part: Mask) -> list[Array]:
-    """Polygons of one cropped part; a polygon that would be too long is made of two halves that share an edge."""
-    regions = [[off_the_lines(thin(ring)) for ring in rings] for rings in _rings(part)]
-    if all(_joined_length(rings) <= MAX_POINTS for rings in regions):
-        return [join_holes(rings) for rings in regions]
-    axis = int(np.argmax(part.shape))
-    middle = part.shape[axis] // 2
-    low, high = np.split(part, [middle], axis=axis)
-    shift = np.array([0.0, middle] if axis == 0 else [middle, 0.0])
-    return polygons_of(low) + [polygon + shift for polygon in polygons_of(high)]
+def _thinned(gates: Gates, pixels: int) -> tuple[Gates, Array]:
+    """As few gates as thin leaves, and the line through them at the level that has the volume.
+
+    The level is looked for again after thinning; a gate that the new line would miss comes back.
+    """
+    points = gates.points(gates.level(pixels))
+    kept = np.concatenate([thin(ring) for ring in np.split(points, np.flatnonzero(np.diff(gates.ring)) + 1)])
+    while True:
+        level = gates.some(kept).level(pixels)
+        missed = strays(gates, kept, gates.points(level)[kept]) & ~kept
+        if not missed.any():
+            return gates.some(kept), gates.points(level)[kept]
+        kept |= missed
 
 
-def _rings(part: Mask) -> list[list[Array]]:
-    """For each connected region its outer ring, then its holes, wound the other way; first point not repeated."""
-    padded = np.pad(part, 1).astype(np.float64)
-    generator = contour_generator(z=padded, name="serial", fill_type=FillType.OuterOffset)
-    points, offsets = cast("tuple[list[Array], list[NDArray[np.uint32]]]", generator.filled(0.5, 2.0))
-    return [
-        [ring[:-1] - 1.0 for ring in np.split(region, cuts[1:-1].astype(int))]
-        for region, cuts in zip(points, offsets, strict=True)
-    ]
-
-
-def thin(ring: Array, tolerance_px: float = THINNING_PX) -> Array:
-    """Douglas-Peucker on a closed ring: fewer points, none of the left-out ones farther than the tolerance."""
+def thin(ring: Array, tolerance_px: float = THINNING_PX) -> Mask:
+    """Douglas-Peucker on a closed ring: which points stay; none of the others is farther than the tolerance."""
     far = int(np.argmax(np.sum((ring - ring[0]) ** 2, axis=1)))
     closed = np.vstack([ring, ring[:1]])
     keep = np.zeros(len(closed), dtype=bool)
@@ -96,7 +106,7 @@ def thin(ring: Array, tolerance_px: float = THINNING_PX) -> Array:
         if worst is not None:
             keep[worst] = True
             spans += [(first, worst), (worst, last)]
-    return np.asarray(ring[keep[:-1]])
+    return np.asarray(keep[:-1])
 
 
 def _worst(points: Array, first: int, last: int, tolerance_px: float) -> int | None:
@@ -109,21 +119,6 @@ def _worst(points: Array, first: int, last: int, tolerance_px: float) -> int | N
     distance = np.linalg.norm(offsets - along[:, None] * chord, axis=1)
     worst = int(np.argmax(distance))
     return first + 1 + worst if distance[worst] > tolerance_px else None
-
-
-def off_the_lines(ring: Array) -> Array:
-    """Every point a little further along the ring, off the lines through pixel centres.
-
-    There a reader's scanline would meet the point itself: plastimatch loses pixels so (Dice 0.996 on a thin crescent).
-    """
-    steps = np.roll(ring, -1, axis=0) - ring
-    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
-    return np.asarray(ring + steps * (SIDESTEP_PX / lengths))
-
-
-def _joined_length(rings: list[Array]) -> int:
-    """Points of the one ring that join_holes makes: a keyhole repeats two of them."""
-    return sum(len(ring) for ring in rings) + 2 * (len(rings) - 1)
 
 
 def join_holes(rings: list[Array]) -> Array:

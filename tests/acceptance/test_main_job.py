@@ -10,13 +10,13 @@ import pytest
 from pydicom import dcmread
 from pydicom.tag import Tag
 
+from bench.readers import Mask, plastimatch_mask
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.simulator import StoredObject
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.rasterising import dice
 from tests.acceptance.hospital import SUCCESS, Destination, Scanner, Study, make_study, slice_of
 from tests.acceptance.node import Node, View
-from tests.integration.test_rtstruct import Mask, plastimatch_mask
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.readers import plastimatch_mask
 from model.bundle import Bundle, default_bundle
 from model.manifest import file_sha256
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
@@ -24,7 +25,6 @@ from npc_rtnode.domain.rasterising import dice
 from tests.acceptance.hospital import Destination, Scanner, Slice, slice_of
 from tests.acceptance.node import Node, View, example
 from tests.builders.headers import real_files
-from tests.integration.test_rtstruct import plastimatch_mask
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from bench.readers import plastimatch_mask
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.sr import write_sr
@@ -26,7 +27,7 @@ from tests.builders.enhanced import ENHANCED_MR_IMAGE_STORAGE, make_enhanced
 from tests.builders.headers import real_files
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import plan_of, prediction_of, tube
-from tests.integration.test_rtstruct import complaints, plastimatch_mask
+from tests.integration.test_rtstruct import complaints
 from tests.integration.test_sr import dsrdump
 from tests.integration.test_verify import Result, altered, contours, holding, item_of
 

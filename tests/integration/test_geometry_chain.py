@@ -6,6 +6,7 @@ of the structure set. `pytest -s` prints a line for each case.
 
 from __future__ import annotations
 
+import gzip
 import random
 import subprocess
 from collections.abc import Callable
@@ -30,7 +31,6 @@ from tests.builders.headers import real_files
 from tests.builders.landmarks import Scan
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import plan_of, prediction_of
-from tests.integration.test_rtstruct import read_nrrd
 
 READER, OBJECTS = DicomSeriesReader(), DicomObjects()
 AWAY_MM = 0.05
@@ -132,6 +132,19 @@ def pixel_centre(ds: Dataset, row: int, column: int) -> NDArray[np.float64]:
     along_row, along_column = cosines(ds)
     down, right = ds.PixelSpacing
     return np.array(ds.ImagePositionPatient, float) + along_row * right * column + along_column * down * row
+
+
+def read_nrrd(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Voxels `[x, y, z]` and the affine from index to LPS mm of plastimatch's NRRD."""
+    head, body = file.read_bytes().split(b"\n\n", 1)
+    fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line and line[0] != "#")
+    sizes = [int(n) for n in fields["sizes"].split()]
+    voxels = np.frombuffer(gzip.decompress(body), dtype=np.uint8).reshape(sizes, order="F")
+    affine = np.eye(4)
+    for axis, direction in enumerate(fields["space directions"].split()):
+        affine[:3, axis] = [float(v) for v in direction.strip("()").split(",")]
+    affine[:3, 3] = [float(v) for v in fields["space origin"].strip("()").split(",")]
+    return voxels, affine
 
 
 def seen_by_plastimatch(plastimatch: str, drawn: Drawn, out: Path) -> NDArray[np.float64]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import subprocess
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from numpy.typing import NDArray
+from scipy import ndimage
 
+from bench.readers import own_raster, plain_rt_utils, plastimatch_mask
 from npc_rtnode.adapters.dicom.identity import raw_bytes
 from npc_rtnode.adapters.dicom.rtstruct import decimal_strings, write_rtstruct
 from npc_rtnode.adapters.dicom.verify import decimal_values, structure_facts
-from npc_rtnode.domain.geometry import Array, Stack
-from npc_rtnode.domain.rasterising import PlacedRing, dice, rasterise
-from npc_rtnode.domain.records import WrittenObject
+from npc_rtnode.domain.rasterising import dice
 from npc_rtnode.errors import GeometryRefused, InputFault, OutputFault
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, ragged, stack_for, tube
+from tests.builders.outputs import GEOMETRIES, SHAPES, ball, plan_of, prediction_of, ragged, stack_for, tube
 
 CHARSETS: dict[str, tuple[str | Sequence[str] | None, bytes]] = {
     "none": (None, b"YAMADA^TARO"),
@@ -41,38 +40,6 @@ def complaints(dciodvfy: str, file: Path) -> list[str]:
     return [line for line in lines if line.startswith(("Error", "Warning"))]
 
 
-def ring_mask(written: WrittenObject, stack: Stack) -> Mask:
-    """What our own rasteriser makes of the bytes."""
-    index = {header.reference: k for k, header in enumerate(stack.slices)}
-    facts = structure_facts(written)
-    return rasterise([PlacedRing(index[c.referenced[0]], c.points_mm) for c in facts.contours], stack).mask
-
-
-def read_nrrd(file: Path) -> tuple[NDArray[np.uint8], Array]:
-    """Voxels `[x, y, z]` and the affine from index to LPS mm of plastimatch's NRRD."""
-    head, body = file.read_bytes().split(b"\n\n", 1)
-    fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line and line[0] != "#")
-    sizes = [int(n) for n in fields["sizes"].split()]
-    voxels = np.frombuffer(gzip.decompress(body), dtype=np.uint8).reshape(sizes, order="F")
-    affine = np.eye(4)
-    for axis, direction in enumerate(fields["space directions"].split()):
-        affine[:3, axis] = [float(v) for v in direction.strip("()").split(",")]
-    affine[:3, 3] = [float(v) for v in fields["space origin"].strip("()").split(",")]
-    return voxels, affine
-
-
-def plastimatch_mask(plastimatch: str, rtstruct: Path, images: Path, out: Path, stack: Stack) -> Mask:
-    """What plastimatch makes of the file, sampled at our own voxel centres."""
-    command = [plastimatch, "convert", "--input", rtstruct, "--referenced-ct", images]
-    command += ["--output-prefix", out, "--prefix-format", "nrrd"]
-    subprocess.run(command, check=True, capture_output=True)
-    voxels, affine = read_nrrd(next(out.glob("*.nrrd")))
-    indices = np.indices(stack.grid.shape).reshape(3, -1)
-    centres = stack.grid.affine @ np.vstack([indices, np.ones(indices.shape[1])])
-    i, j, k = np.rint(np.linalg.inv(affine) @ centres)[:3].astype(int)
-    return np.asarray(voxels[i, j, k].reshape(stack.grid.shape) > 0)
-
-
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_shape_comes_back_exactly_from_the_bytes(tmp_path: Path, geometry: str) -> None:
     """Five shapes, each geometry: own rasteriser on the written bytes has Dice 1.0, and no DS is over 16 characters."""
@@ -81,7 +48,7 @@ def test_every_shape_comes_back_exactly_from_the_bytes(tmp_path: Path, geometry:
     for shape in SHAPES.values():
         mask = shape(stack.grid.shape)
         written = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of())
-        assert dice(ring_mask(written, stack), mask) == 1.0
+        assert dice(own_raster(written, stack).mask, mask) == 1.0
         assert structure_facts(written).longest_ds <= 16
 
 
@@ -183,33 +150,18 @@ def test_absent_elements_of_type_2_are_empty_and_optional_ones_absent(tmp_path: 
 
 
 def test_plain_rt_utils_is_worse(tmp_path: Path) -> None:
-    """The reason for our own contours: rt-utils' default moves the outline inwards and writes DS over 16 characters."""
+    """The reason for our own contours: rt-utils' default moves the outline inwards and writes DS over 16 characters.
+
+    Should this test fail because rt-utils has become as good, there is code of ours to delete (ADR 0002, 0012).
+    """
     files, stack = make_series(tmp_path, orientation="oblique"), stack_for(orientation="oblique")
     for shape, most in ((ball, 0.99), (ragged, 0.97)):
         mask = shape(stack.grid.shape)
         written = plain_rt_utils(files, mask)
-        assert 0.5 < dice(ring_mask(written, stack), mask) < most
+        raster, voxel_cc = own_raster(written, stack), int(mask.sum()) * stack.grid.voxel_cc
+        assert 0.5 < dice(raster.mask, mask) < most
+        assert raster.polygon_cc < 0.98 * voxel_cc
         assert max(map(len, decimal_values(pydicom.dcmread(BytesIO(written.encoded))))) > 16
-
-
-def plain_rt_utils(files: Sequence[Path], mask: Mask) -> WrittenObject:
-    """The object rt-utils makes by itself; only ROIVolume, which it lacks, is added for our reader."""
-    from rt_utils import ds_helper
-    from rt_utils.rtstruct import RTStruct
-
-    from npc_rtnode.domain.records import ObjectKind
-
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-    buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        structure = RTStruct(headers, ds_helper.create_rtstruct_dataset(headers))
-        structure.add_roi(mask=np.moveaxis(mask, 0, -1), name="GTVp")
-        ds = structure.ds
-        ds.FrameOfReferenceUID = headers[0].FrameOfReferenceUID
-        ds.StructureSetROISequence[0].ROIVolume = "1"
-        ds.save_as(buffer, enforce_file_format=True)
-    return WrittenObject(ObjectKind.RTSTRUCT, ds.SOPClassUID, ds.SOPInstanceUID, buffer.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -225,10 +177,33 @@ def test_what_cannot_be_right_is_not_written(tmp_path: Path, change: str, error:
         write_rtstruct(stack, files, mask, prediction_of(mask), plan_of())
 
 
+def test_probabilities_of_another_grid_are_refused(tmp_path: Path) -> None:
+    """Contours are never drawn from probabilities that do not lie on the mask's voxels."""
+    files, stack = make_series(tmp_path), stack_for()
+    mask = ball(stack.grid.shape)
+    prediction = replace(prediction_of(mask), probability=mask[:, :, 1:].astype(np.float32))
+    with pytest.raises(OutputFault, match="probabilities"):
+        write_rtstruct(stack, files, mask, prediction, plan_of())
+
+
+def test_the_contours_follow_the_probabilities(tmp_path: Path) -> None:
+    """The same mask from other probabilities has other contours, and still the mask's volume and pixels."""
+    files, stack = make_series(tmp_path), stack_for()
+    mask = ball(stack.grid.shape)
+    soft = np.clip(0.5 + ndimage.gaussian_filter(np.where(mask, 0.5, -0.5), 0.7), 0.01, 0.99)
+    soft = np.where(mask, np.maximum(soft, 0.51), np.minimum(soft, 0.49)).astype(np.float32)
+    prediction = prediction_of(mask)
+    hard, followed = (
+        write_rtstruct(stack, files, mask, p, plan_of()) for p in (prediction, replace(prediction, probability=soft))
+    )
+    assert hard.encoded != followed.encoded
+    raster = own_raster(followed, stack)
+    assert np.array_equal(raster.mask, mask)
+    assert raster.polygon_cc == pytest.approx(int(mask.sum()) * stack.grid.voxel_cc, rel=1e-4)
+
+
 def test_a_slice_without_frame_of_reference_is_refused(tmp_path: Path) -> None:
     """rt-utils would invent one (D13)."""
-    from dataclasses import replace
-
     files, stack = make_series(tmp_path), stack_for()
     lost = replace(stack, slices=(replace(stack.slices[0], frame_of_reference_uid=None), *stack.slices[1:]))
     mask = ball(stack.grid.shape)

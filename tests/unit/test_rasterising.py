@@ -63,7 +63,7 @@ def test_contour_and_raster_agree_in_every_geometry(shape: str, geometry: str) -
     assert np.array_equal(raster.mask, mask)
     assert raster.overlapping == 0
     assert raster.off_plane_mm < 1e-9
-    assert raster.polygon_cc == pytest.approx(int(mask.sum()) * stack.grid.voxel_cc, rel=0.03)
+    assert raster.polygon_cc == pytest.approx(int(mask.sum()) * stack.grid.voxel_cc, rel=1e-5)
 
 
 def test_a_ring_off_its_plane_is_measured() -> None:

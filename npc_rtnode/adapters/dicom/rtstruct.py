@@ -33,6 +33,7 @@ from npc_rtnode.adapters.dicom.identity import (
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.contouring import Contour, contours_of
 from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.outline import Probabilities
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
@@ -49,15 +50,17 @@ def write_rtstruct(
 ) -> WrittenObject:
     """The structure set of one result, Implicit VR Little Endian; `sources` in the order of the stack's slices.
 
-    Raises OutputFault for a mask that is empty or off the grid: such a result has no structure set.
+    Raises OutputFault for a mask that is empty or off the grid, or probabilities that are: such a result has no
+    structure set.
     """
     _check_mask(mask, stack)
+    seen = _probabilities(prediction, mask, plan)
     images = read_sources(stack, sources)
     content = report_of(mask, stack.grid, prediction, plan)
     ds = _scaffold(images, mask, content, plan)
     _describe_object(ds, images, content, plan)
     _describe_roi(ds.StructureSetROISequence[0], content, plan)
-    _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack), images)
+    _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack, seen), images)
     _list_instances(ds, images)
     ds.RTROIObservationsSequence = [_observation(content)]
     return WrittenObject(
@@ -70,6 +73,13 @@ def _check_mask(mask: NDArray[np.bool_], stack: Stack) -> None:
         raise OutputFault(f"mask {mask.dtype} {mask.shape} is not a mask on the grid {stack.grid.shape}")
     if not mask.any():
         raise OutputFault("the mask is empty: no structure set can be written")
+
+
+def _probabilities(prediction: Prediction, mask: NDArray[np.bool_], plan: ObjectPlan) -> Probabilities:
+    """What the mask was cut from; the bundle says where it was cut."""
+    if prediction.probability.shape != mask.shape:
+        raise OutputFault(f"probabilities {prediction.probability.shape} do not belong to a mask {mask.shape}")
+    return Probabilities(prediction.probability, plan.bundle.threshold)
 
 
 def _scaffold(images: SourceImages, mask: NDArray[np.bool_], content: ReportContent, plan: ObjectPlan) -> Dataset:
