@@ -199,6 +199,8 @@ class ObjectKind(StrEnum):
 
     RTSTRUCT = "RTSTRUCT"
     SR = "SR"
+    PREVIEW = "PREVIEW"
+    PDF = "PDF"
 
 
 @dataclass(frozen=True, slots=True)

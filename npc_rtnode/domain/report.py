@@ -64,6 +64,14 @@ class ContentChoices(Protocol):
         """Of the report's own series."""
 
     @property
+    def series_number_preview(self) -> int:
+        """Of the preview image's own series."""
+
+    @property
+    def series_number_pdf(self) -> int:
+        """Of the preview document's own series."""
+
+    @property
     def uncertain_below(self) -> float:
         """A top probability below this is called uncertain, 0-1."""
 

@@ -44,6 +44,26 @@ _RANK: Final = {"H": 0, "F": 0, "A": 1, "P": 1}  # which of two axes runs down t
 _FLIPS: Final = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM)  # across, down
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where something goes on a page or a picture, in its own unit, from the left and the top."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        """The edge."""
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> float:
+        """The edge."""
+        return self.top + self.height
+
+
 class Subject(Protocol):
     """What is looked at.
 
@@ -122,7 +142,7 @@ class View:
     """One image with its lines. `pixels` is `[down, across]` in index order; a negative step runs it backwards.
 
     first: index of the first pixel across and down; step_mm: signed, across and down; ends: letters at the left, top,
-    right and bottom of the screen.
+    right and bottom of the screen; normal: the array axis that is looked along.
     """
 
     name: str
@@ -132,6 +152,7 @@ class View:
     step_mm: tuple[float, float]
     ends: tuple[str, str, str, str]
     lines: tuple[Line, ...]
+    normal: int = 0
     slice_index: int = 0
     area_cm2: float = 0.0
 
@@ -195,7 +216,12 @@ class View:
     def on_screen(self, stroke: Points) -> Points:
         """Index units to `(across, down)`, as shares (0-1) of the view as it stands on the screen."""
         share = (stroke - np.array(self.first) + 0.5) / np.array(self.size)
-        return np.where(np.array(self.step_mm) < 0, 1.0 - share, share)
+        return np.asarray(np.where(np.array(self.step_mm) < 0, 1.0 - share, share))
+
+    def fitted(self, width: float, height: float) -> tuple[float, float]:
+        """The largest width and height at true aspect ratio that fit into these, in the same unit."""
+        scale = min(width / self.size_mm[0], height / self.size_mm[1])
+        return self.size_mm[0] * scale, self.size_mm[1] * scale
 
 
 def _start(first: int, count: int, step_mm: float) -> float:
@@ -371,6 +397,7 @@ def _view(scene: Scene, normal: int, index: int, box: Box, *caption: str) -> Vie
         step_mm=(steps[0], steps[1]),
         ends=(_opposite(right), _opposite(bottom), right, bottom),
         lines=tuple(_lines(scene.outlines, normal, index, swapped=across < down)),
+        normal=normal,
         slice_index=index,
         area_cm2=scene.areas_cm2.get(index, 0.0) if normal == 0 else 0.0,
     )

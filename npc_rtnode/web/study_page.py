@@ -21,7 +21,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from npc_rtnode.domain.prediction import T_STAGES
 from npc_rtnode.domain.staging import likeliest
-from npc_rtnode.drawing.views import DOUBT, Line, Points, Scene, View, planes, strip
+from npc_rtnode.drawing.views import DOUBT, Frame, Line, Points, Scene, View, planes, strip
 
 PICTURE_WIDTH: Final = 1400
 PICTURE_BYTES: Final = 400_000
@@ -127,26 +127,6 @@ _COLOURS: Final = {
 _ROWS: Final = 10  # of measurements and of checks; the page has them all
 _LINE: Final = 46  # letters in a line of a check
 _SPELT: Final = str.maketrans({"×": "x", "–": "-", "—": "-", "−": "-", "·": "-", "’": "'", "“": '"', "”": '"'})
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where something goes on the picture, px of the finished picture."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-    @property
-    def right(self) -> float:
-        """The edge."""
-        return self.left + self.width
-
-    @property
-    def bottom(self) -> float:
-        """The edge."""
-        return self.top + self.height
 
 
 @dataclass(frozen=True)
@@ -292,19 +272,13 @@ def _frames(views: Sequence[View], area: Frame) -> list[Frame]:
     """The first view large at the left, the others one below the other, each in the middle; at most 640 px high."""
     wide = (area.width - _GAP) * 0.54
     narrow = area.width - _GAP - wide
-    first, *others = (_fitted(v, w, h) for v, w, h in zip(views, (wide, narrow, narrow), (640, 290, 290), strict=True))
+    first, *others = (v.fitted(w, h) for v, w, h in zip(views, (wide, narrow, narrow), (640, 290, 290), strict=True))
     height = max(area.height, first[1], sum(h for _, h in others) + 40)
     tops = [area.top + (height - first[1]) / 2]
     tops += [area.top + (height - sum(h for _, h in others) - 40) / 2]
     tops += [tops[1] + others[0][1] + 40]
     middles = [area.left + wide / 2, *[area.right - narrow / 2] * 2]
     return [Frame(x - w / 2, y, w, h) for x, y, (w, h) in zip(middles, tops, (first, *others), strict=True)]
-
-
-def _fitted(view: View, width: float, height: float) -> tuple[float, float]:
-    """Width and height, px, at true aspect ratio."""
-    per_mm = min(width / view.size_mm[0], height / view.size_mm[1])
-    return view.size_mm[0] * per_mm, view.size_mm[1] * per_mm
 
 
 def _cells(slices: Sequence[View], top: float) -> list[Frame]:
