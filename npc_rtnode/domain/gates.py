@@ -132,13 +132,12 @@ class ReportFacts:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the objects should say. series_uids: of the source images as their files state it, which must be one."""
+    """What one object should say. series_uids: of the source images as their files state it, which must be one."""
 
     stack: Stack
     mask: Mask
     content: ReportContent
-    structure: InstanceFacts
-    report: InstanceFacts
+    instance: InstanceFacts
     roi_name: str
     series_uids: frozenset[str]
     identity: Mapping[str, bytes] = field(default_factory=dict)
@@ -194,13 +193,22 @@ def _on_faces(mask: Mask, axes: Iterable[int]) -> int:
     return sum(int(np.count_nonzero(face)) for face in faces)
 
 
+# --- what was written -------------------------------------------------------------------------------------------------
+
+
+def judge_orders(ordered: Sequence[tuple[str, str]], written: Sequence[tuple[str, str]]) -> GateResult:
+    """Each object (kind, variant) that was ordered is there once, and no other."""
+    off = len(set(ordered) ^ set(written)) + len(written) - len(set(written))
+    return _at_most("OBJECTS", off, 0, "objects missing from, strange to or repeated in what was ordered")
+
+
 # --- the structure set ------------------------------------------------------------------------------------------------
 
 
 def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
     """All gates on the RTSTRUCT."""
     return (
-        _judge_instance("INSTANCE_RTSTRUCT", facts.instance, expected.structure),
+        _judge_instance("INSTANCE_RTSTRUCT", facts.instance, expected.instance),
         _judge_item_counts(facts.item_counts),
         *_judge_geometry(facts, expected),
         _judge_references(facts, expected.stack),
@@ -302,7 +310,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
     off_volume = abs(facts.volume_cc - structure.roi_volume_cc)
     flags = f"{facts.verification}, {facts.preliminary}, {facts.completion}"
     return (
-        _judge_instance("INSTANCE_SR", facts.instance, expected.report),
+        _judge_instance("INSTANCE_SR", facts.instance, expected.instance),
         _equal("VERIFICATION", flags, "UNVERIFIED, PRELIMINARY, COMPLETE"),
         _at_most("PROBABILITY_SUM", off_sum, PROBABILITY_SUM_MOST, "between the probabilities' sum and 1"),
         _at_most("SR_VOLUME", off_volume, VOLUME_MOST_CC, "cc between the SR's volume and ROIVolume"),

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Grid
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.prediction import BundleStatement, Prediction
-from npc_rtnode.domain.records import Finding
+from npc_rtnode.domain.profiles import Form, ObjectOrder
+from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.staging import TStaging, staging_of
 
 SYNTHETIC_NOTICE: Final = "SYNTHETIC PHANTOM WEIGHTS - NOT FOR CLINICAL USE"
@@ -81,7 +82,7 @@ class ObjectPlan:
     """All that shapes the objects besides the images and the prediction; the same plan gives the same bytes.
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
-    marked as one of ours; result_revision: 1 for the first result of a series revision.
+    marked as one of ours; result_revision: 1 for the first result of a series revision; orders: what is to be written.
     """
 
     work_key: str
@@ -95,6 +96,7 @@ class ObjectPlan:
     findings: tuple[Finding, ...]
     phantom: bool
     result_revision: int
+    orders: tuple[ObjectOrder, ...] = (ObjectOrder(ObjectKind.RTSTRUCT), ObjectOrder(ObjectKind.SR))
 
     @property
     def local_time(self) -> datetime:
@@ -106,6 +108,18 @@ class ObjectPlan:
     def uid(self, what: str) -> str:
         """The UID of one thing in this result: object, series or tracked lesion."""
         return derived_uid(self.work_key, what)
+
+    def object_uid(self, order: ObjectOrder) -> str:
+        """The SOP Instance UID of what is ordered."""
+        return self.uid(order.name)
+
+    def series_uid(self, order: ObjectOrder) -> str:
+        """The Series Instance UID of what is ordered: a series of its own."""
+        return self.uid(f"series-{order.name}")
+
+    def roi_name(self, form: Form) -> str:
+        """ROIName (LO) in this form."""
+        return plain(form.roi_name or self.content.roi_name, _LONG_STRING)
 
 
 @dataclass(frozen=True)

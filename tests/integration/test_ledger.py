@@ -18,6 +18,7 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, InstanceRow, JobRow, Table
 from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
+from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import AssociationInfo, Choice, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
 from npc_rtnode.domain.retry import GiveUp, Postpone
 from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
@@ -229,7 +230,7 @@ class TestIntake:
         ledger.receive("1.2.3.9")
         assert ledger.job_state() == "CANCELLED"
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
@@ -238,7 +239,7 @@ class TestIntake:
         ledger.written()
         send_all(ledger, "tps", "pacs")
         ledger.receive("1.2.3.9")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
@@ -391,7 +392,7 @@ class TestWork:
         with pytest.raises(NotFound):
             ledger.desk.retry(study, word)
         with pytest.raises(Forbidden, match="HELD"):
-            ledger.desk.resend(study, word, Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: ""))
+            ledger.desk.resend(study, word, Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: ""))
         assert ledger.job_state() == "HELD"
 
     def test_delivered_means_every_delivery_was_accepted(self, ledger: Ledger) -> None:
@@ -432,7 +433,7 @@ class TestWork:
         """A resend owes the same object row, so the same UID and digest, to the named destination alone."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         ledger.desk.resend(ledger.study(), ledger.word(), resending)
         again = ledger.work.claim_delivery("tps", ledger.now, 60)
         assert again is not None
@@ -443,7 +444,7 @@ class TestWork:
         """A destination that may not have a synthetic result does not get it by a resend either."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("elsewhere", (ObjectKind.RTSTRUCT,)),), lambda *_: "no")
+        resending = Resending((("elsewhere", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "no")
         with pytest.raises(Forbidden, match="elsewhere"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 

@@ -13,16 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    UID,
-    EncapsulatedPDFStorage,
-    ExplicitVRLittleEndian,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import ExplicitVRLittleEndian
 
 from npc_rtnode.adapters.dicom.identity import (
     SourceImages,
-    encode,
+    finished,
     image_reference,
     read_sources,
     restore_identity,
@@ -31,14 +26,13 @@ from npc_rtnode.adapters.dicom.identity import (
 from npc_rtnode.adapters.dicom.page import page_of
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import PLAIN, Form, ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import IMAGING_ONLY, ObjectPlan, ReportContent, plain, report_of
 from npc_rtnode.drawing.pixels import picture_of
 from npc_rtnode.drawing.preview import preview_pdf
 
 BODY_PART: Final = "HEADNECK"  # PS3.16 annex L; with it no Laterality is asked for (PS3.3 C.7.3.1)
-MODALITIES: Final = {ObjectKind.PREVIEW: "OT", ObjectKind.PDF: "DOC"}
-CLASSES: Final = {ObjectKind.PREVIEW: SecondaryCaptureImageStorage, ObjectKind.PDF: EncapsulatedPDFStorage}
 
 
 def write_preview(
@@ -48,20 +42,23 @@ def write_preview(
     prediction: Prediction,
     plan: ObjectPlan,
     rtstruct: WrittenObject,
+    form: Form = PLAIN,
 ) -> WrittenObject:
     """The first page as an RGB image, Explicit VR Little Endian; `sources` in the order of the stack's slices."""
     page = preview_pdf(page_of(stack, sources, mask, prediction, plan, rtstruct))
     images, content = read_sources(stack, sources), report_of(mask, stack.grid, prediction, plan)
-    ds = _described(ObjectKind.PREVIEW, images, content, plan)
+    order = ObjectOrder(ObjectKind.PREVIEW, form)
+    ds = _described(order, images, content, plan)
     ds.SeriesNumber = plan.content.series_number_preview
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = None
     ds.ImageComments = _said(content)
     ds.DerivationDescription = "Page drawn from the images and the structure set"
     ds.SourceImageSequence = _instances(images)
-    ds.ReferencedInstanceSequence = [_structure_set(rtstruct)]
+    ds.SourceInstanceSequence = [_structure_set(rtstruct)]
+    ds.BodyPartExamined = BODY_PART
     ds.set_pixel_data(picture_of(page), "RGB", 8)
-    return _finished(ObjectKind.PREVIEW, ds, ExplicitVRLittleEndian)
+    return finished(ds, order, ExplicitVRLittleEndian)
 
 
 def write_pdf(
@@ -71,11 +68,13 @@ def write_pdf(
     prediction: Prediction,
     plan: ObjectPlan,
     rtstruct: WrittenObject,
+    form: Form = PLAIN,
 ) -> WrittenObject:
     """All pages as a PDF, Explicit VR Little Endian; `sources` in the order of the stack's slices."""
     document = preview_pdf(page_of(stack, sources, mask, prediction, plan, rtstruct))
     images, content = read_sources(stack, sources), report_of(mask, stack.grid, prediction, plan)
-    ds = _described(ObjectKind.PDF, images, content, plan)
+    order = ObjectOrder(ObjectKind.PDF, form)
+    ds = _described(order, images, content, plan)
     ds.SeriesNumber = plan.content.series_number_pdf
     ds.AcquisitionDateTime = None
     ds.DocumentTitle = plain(content.title, 64)
@@ -85,18 +84,15 @@ def write_pdf(
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     ds.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
     ds.EncapsulatedDocumentLength = len(document)
-    return _finished(ObjectKind.PDF, ds, ExplicitVRLittleEndian)
+    return finished(ds, order, ExplicitVRLittleEndian)
 
 
-def _described(kind: ObjectKind, images: SourceImages, content: ReportContent, plan: ObjectPlan) -> Dataset:
+def _described(order: ObjectOrder, images: SourceImages, content: ReportContent, plan: ObjectPlan) -> Dataset:
     """What both say: series, equipment, patient and study, and that the name can be read on the page."""
     ds = Dataset()
-    stamp(ds, plan, kind.value)
+    stamp(ds, plan, order)
     restore_identity(ds, images)
-    ds.Modality = MODALITIES[kind]
-    ds.SOPClassUID = CLASSES[kind]
     ds.ConversionType = "WSD"
-    ds.BodyPartExamined = BODY_PART
     ds.SeriesDescription = content.title
     ds.SoftwareVersions = [plain(plan.software_version, 64)]
     ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
@@ -118,7 +114,3 @@ def _structure_set(rtstruct: WrittenObject) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = rtstruct.sop_class_uid, rtstruct.sop_uid
     return item
-
-
-def _finished(kind: ObjectKind, ds: Dataset, syntax: UID) -> WrittenObject:
-    return WrittenObject(kind, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, syntax))

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
-from npc_rtnode.adapters.dicom.identity import SourceImages, encode, read_sources, restore_identity, stamp
+from npc_rtnode.adapters.dicom.identity import SourceImages, finished, read_sources, restore_identity, stamp
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import PLAIN, Form, ObjectOrder
 from npc_rtnode.domain.records import ImageReference, ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
 from npc_rtnode.domain.vocabulary import Code
@@ -39,28 +40,30 @@ def write_sr(
     prediction: Prediction,
     plan: ObjectPlan,
     rtstruct: WrittenObject,
+    form: Form = PLAIN,
 ) -> WrittenObject:
     """The report of one result, Explicit VR Little Endian; `sources` in the order of the stack's slices."""
-    images = read_sources(stack, sources)
+    order, images = ObjectOrder(ObjectKind.SR, form), read_sources(stack, sources)
     content = report_of(mask, stack.grid, prediction, plan)
     tree = _report(content, plan, _library_entry(images, mask, stack), rtstruct)
     _name_frame(tree, images.references[_key_slice(mask)])
-    ds = _document(tree, images, plan, rtstruct)
+    ds = _document(tree, images, plan, rtstruct, form)
+    stamp(ds, plan, order)
     _describe_object(ds, images, content, plan)
-    return WrittenObject(ObjectKind.SR, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ExplicitVRLittleEndian))
+    return finished(ds, order, ExplicitVRLittleEndian)
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
 
 
 def _document(
-    tree: MeasurementReport, images: SourceImages, plan: ObjectPlan, rtstruct: WrittenObject
+    tree: MeasurementReport, images: SourceImages, plan: ObjectPlan, rtstruct: WrittenObject, form: Form
 ) -> ComprehensiveSR:
     """COMPLETE, UNVERIFIED, PRELIMINARY; evidence is every image and the structure set (PS3.3 C.17.2)."""
     from highdicom.sr import ComprehensiveSR
 
     return ComprehensiveSR(
-        evidence=[*images.instances, _structure_header(images, plan, rtstruct)],
+        evidence=[*images.instances, _structure_header(images, plan, rtstruct, form)],
         content=tree[0],
         series_instance_uid=plan.uid("series-SR"),
         series_number=plan.content.series_number_sr,
@@ -74,15 +77,15 @@ def _document(
     )
 
 
-def _structure_header(images: SourceImages, plan: ObjectPlan, rtstruct: WrittenObject) -> Dataset:
+def _structure_header(images: SourceImages, plan: ObjectPlan, rtstruct: WrittenObject, form: Form) -> Dataset:
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = rtstruct.sop_class_uid, rtstruct.sop_uid
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = images.headers[0].StudyInstanceUID, plan.uid("series-RTSTRUCT")
+    ds.StudyInstanceUID = images.headers[0].StudyInstanceUID
+    ds.SeriesInstanceUID = plan.series_uid(ObjectOrder(rtstruct.kind, form.of_structure))
     return ds
 
 
 def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, plan: ObjectPlan) -> None:
-    stamp(ds, plan, ObjectKind.SR.value)
     restore_identity(ds, images)
     ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
     ds.SeriesDescription = content.title

@@ -6,7 +6,7 @@ Nothing of rt-utils, highdicom or our own writers is used here: a reader that sh
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +19,9 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
-from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
 from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_once
+from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.gates import (
     ContourFacts,
@@ -31,13 +31,15 @@ from npc_rtnode.domain.gates import (
     ReportFacts,
     StructureFacts,
     gate_error,
+    judge_orders,
     judge_report,
     judge_structure,
 )
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
-from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
+from npc_rtnode.domain.report import ObjectPlan, ReportContent, report_of
 from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.errors import NodeError, OutputFault
 
@@ -65,7 +67,6 @@ _PLACE: Final = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-_CLASSES: Final = {ObjectKind.RTSTRUCT: RTStructureSetStorage, ObjectKind.SR: ComprehensiveSRStorage}
 _SAID: Final = ("StructureSetName", "StructureSetDescription", "SeriesDescription")
 
 
@@ -75,43 +76,69 @@ def verify(
     mask: NDArray[np.bool_],
     prediction: Prediction,
     plan: ObjectPlan,
-    rtstruct: WrittenObject,
-    sr: WrittenObject,
+    *objects: WrittenObject,
 ) -> tuple[GateResult, ...]:
-    """All gates on the two objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
+    """All gates on the objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
     try:
         content = report_of(mask, stack.grid, prediction, plan)
-        images = read_once(sources, _PLACE)
-        expected = _expected(stack, mask, content, images, plan)
-        structure = structure_facts(rtstruct)
-        results = judge_structure(structure, expected)
+        common = _expected(stack, mask, content, read_once(sources, _PLACE))
     except READING_FAULTS as error:
-        return (gate_error("RTSTRUCT", error),)
+        return (gate_error("the source", error),)
+    found = {(item.kind, item.variant): item for item in objects}
+    results = [judge_orders([(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects])]
+    for order in plan.orders:
+        if (order.kind, order.variant) in found:
+            results += _judged(order, found, _planned(common, order, plan))
+    return tuple(results)
+
+
+Found = Mapping[tuple[ObjectKind, str], WrittenObject]
+
+
+def _judged(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    """Every gate on one object."""
     try:
-        return (*results, *judge_report(report_facts(sr), structure, expected))
+        return _JUDGES[order.kind](order, found, expected)
     except READING_FAULTS as error:
-        return (*results, gate_error("SR", error))
+        return (gate_error(order.kind, error),)
 
 
-def _expected(
-    stack: Stack, mask: NDArray[np.bool_], content: ReportContent, images: Sequence[Dataset], plan: ObjectPlan
-) -> Expected:
-    """What the objects should say, from the image files and the plan alone."""
+def _structure(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    return judge_structure(structure_facts(found[order.kind, order.variant]), expected)
+
+
+def _report(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    named = order.needs[0]
+    structure = structure_facts(found[named.kind, named.variant])
+    return judge_report(report_facts(found[order.kind, order.variant]), structure, expected)
+
+
+_JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
+    ObjectKind.RTSTRUCT: _structure,
+    ObjectKind.SR: _report,
+}
+"""Every kind has its gates: an object that nothing judges is never written (tests/integration/test_verify)."""
+
+
+def _expected(stack: Stack, mask: NDArray[np.bool_], content: ReportContent, images: Sequence[Dataset]) -> Expected:
+    """What every object of the result should say, from the image files alone."""
     return Expected(
         stack=_reread(stack, images),
         mask=mask,
         content=content,
-        structure=_planned(plan, ObjectKind.RTSTRUCT),
-        report=_planned(plan, ObjectKind.SR),
-        roi_name=plain(plan.content.roi_name, 16),
+        instance=InstanceFacts("", "", "", ""),
+        roi_name="",
         series_uids=frozenset(_series_uid(ds) for ds in images),
         identity=raw_identity(images[0]),
         optional=_raw_optional(images[0]),
     )
 
 
-def _planned(plan: ObjectPlan, kind: ObjectKind) -> InstanceFacts:
-    return InstanceFacts(str(_CLASSES[kind]), plan.uid(kind.value), plan.uid(f"series-{kind.value}"), kind.value)
+def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected:
+    """What this one should say besides."""
+    kind = KINDS[order.kind]
+    instance = InstanceFacts(kind.sop_class_uid, plan.object_uid(order), plan.series_uid(order), kind.modality)
+    return replace(common, instance=instance, roi_name=plan.roi_name(order.form))
 
 
 def _series_uid(ds: Dataset) -> str:
