@@ -347,6 +347,88 @@ def _judge_key_image(facts: ReportFacts, expected: Expected) -> GateResult:
     return _holds_if("KEY_IMAGE", not right, "the report shows the slice where the outline is largest")
 
 
+# --- the preview ------------------------------------------------------------------------------------------------------
+
+PAGE_PIXELS: Final = (1754, 1241)  # rows, columns: A4 at 150 to the inch
+INK_SHARE: Final = (0.05, 0.95)  # of a page's pixels: less is a blank page, more is a black one
+_PAPER: Final = 245  # of 255 in every colour, and brighter, is paper
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """A preview as read back. `texts` are a document's pages, or the one comment that goes with an image.
+
+    page: the first page as pixels `[row, column, (red, green, blue)]`; form: how it is encoded; images and objects:
+    what it says it comes from; twin: whether the document of the same result shows this very page, None where there is
+    no such document.
+    """
+
+    instance: InstanceFacts
+    form: str
+    burned_in: str
+    page: NDArray[np.uint8]
+    texts: tuple[str, ...]
+    images: tuple[ImageReference, ...]
+    objects: tuple[str, ...]
+    identity: Mapping[str, bytes]
+    optional: Mapping[str, bytes]
+    twin: bool | None = None
+
+
+def judge_page(
+    kind: str, form: str, facts: PageFacts, structure_uid: str, expected: Expected
+) -> tuple[GateResult, ...]:
+    """All gates on the preview, as an image or as a document; `form` is how that kind is to be encoded."""
+    return (
+        _judge_instance(f"INSTANCE_{kind}", facts.instance, expected.instance),
+        _equal(f"FORM_{kind}", facts.form, form),
+        _equal(f"BURNED_IN_{kind}", facts.burned_in, "YES"),
+        _judge_sources(f"REFERENCES_{kind}", facts, structure_uid, expected.stack),
+        *_judge_paper(kind, facts),
+        *_judge_words(kind, facts.texts, expected.content),
+        *_judge_twin(kind, facts.twin),
+        _judge_identity(f"IDENTITY_{kind}", facts.identity, expected.identity),
+        _judge_optional(f"OPTIONAL_{kind}", facts.optional, expected.optional),
+    )
+
+
+def _judge_sources(name: str, facts: PageFacts, structure_uid: str, stack: Stack) -> GateResult:
+    images = sorted(uid for uid, frame in facts.images if frame is None)
+    right = (
+        len(images) == len(facts.images) and images == sorted(_instances(stack)) and facts.objects == (structure_uid,)
+    )
+    return _holds_if(name, not right, "it names every image of the series once, and the structure set that it shows")
+
+
+def _judge_twin(kind: str, same: bool | None) -> tuple[GateResult, ...]:
+    said = "the image is the first page of the document"
+    return () if same is None else (_holds_if(f"SAME_PAGE_{kind}", not same, said),)
+
+
+def _judge_paper(kind: str, facts: PageFacts) -> tuple[GateResult, ...]:
+    rows, columns = facts.page.shape[:2]
+    inked = float(np.mean((facts.page < _PAPER).any(axis=-1)))
+    least, most = INK_SHARE
+    return (
+        _equal(f"PAGE_SIZE_{kind}", f"{rows} x {columns}", f"{PAGE_PIXELS[0]} x {PAGE_PIXELS[1]}"),
+        _at_least(f"NOT_BLANK_{kind}", inked, least, "of the page is drawn on"),
+        _at_most(f"NOT_BLACK_{kind}", inked, most, "of the page is drawn on"),
+    )
+
+
+def _judge_words(kind: str, texts: Sequence[str], content: ReportContent) -> tuple[GateResult, ...]:
+    """Every page says that it is unverified and of what weights; the first one says category and volume."""
+    unsaid = not texts or any("UNVERIFIED" not in text for text in texts)
+    silent = content.bundle.synthetic and (not texts or any(SYNTHETIC_NOTICE not in text for text in texts))
+    first = texts[0] if texts else ""
+    wrong = content.staging.text not in first or content.volume_said not in first
+    return (
+        _holds_if(f"UNVERIFIED_{kind}", unsaid, "every page says that it is an unverified draft"),
+        _holds_if(f"NOTICE_{kind}", silent, "every page of a synthetic bundle's result says so"),
+        _holds_if(f"STATEMENT_{kind}", wrong, "category, or the set, and volume are the report's"),
+    )
+
+
 # --- small words ------------------------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,11 @@ class ReportContent:
         return f"{self.volume_cc:.3f}"
 
     @property
+    def volume_said(self) -> str:
+        """`19.8 cm3`; below one cubic centimetre with all three decimals."""
+        return f"{self.volume_cc:.1f} cm3" if self.volume_cc >= 1 else f"{self.volume_text} cm3"
+
+    @property
     def stage_line(self) -> str:
         """One line for systems that show no SR: `AI cT3 p=.69; T1 .02 T2 .11 T4 .18; 24.0 cc; UNVERIFIED`."""
         shares = self.staging.probabilities

@@ -138,18 +138,13 @@ def _measurements(
     """Volume as the report says it, extents, and where it lies."""
     measures = measures_of(rings, mask, stack)
     across, deep, high = measures.extent_mm
-    yield "Volume", volume_said(content)
+    yield "Volume", content.volume_said
     yield "Extent R-L x A-P x H-F", f"{across:.0f} x {deep:.0f} x {high:.0f} mm"
     yield "Longest in one slice", f"{measures.diameter_mm:.0f} mm"
     yield "Centroid, mm", ", ".join(_short(side_of(at, axis)) for axis, at in enumerate(measures.centroid_mm))
     yield "Centroid slice", f"{measures.centroid_slice + 1} of {len(stack.slices)}"
     yield "Contours", f"{measures.contours} on {measures.slices} slices"
     yield "Slice distance", f"{stack.grid.spacing_mm[0]:.1f} mm"
-
-
-def volume_said(content: ReportContent) -> str:
-    """`19.8 cm3`; below one cubic centimetre with all the decimals that the report has."""
-    return f"{content.volume_cc:.1f} cm3" if content.volume_cc >= 1 else f"{content.volume_text} cm3"
 
 
 def _short(place: str) -> str:

@@ -57,7 +57,7 @@ def write_preview(
     ds.SourceImageSequence = _instances(images)
     ds.SourceInstanceSequence = [_structure_set(rtstruct)]
     ds.BodyPartExamined = BODY_PART
-    ds.set_pixel_data(picture_of(page), "RGB", 8)
+    ds.set_pixel_data(picture_of(page), "RGB", 8, generate_instance_uid=False)
     return finished(ds, order, ExplicitVRLittleEndian)
 
 
@@ -102,7 +102,8 @@ def _described(order: ObjectOrder, images: SourceImages, content: ReportContent,
 
 def _said(content: ReportContent) -> str:
     """ImageComments (LT): what the page says before all, for whoever lists images without looking at them."""
-    return plain(". ".join([*content.notices, content.stage_line, content.not_checked, IMAGING_ONLY]), 1024)
+    said = [*content.notices, content.stage_line, content.volume_said, content.not_checked, IMAGING_ONLY]
+    return plain(". ".join(said), 1024)
 
 
 def _instances(images: SourceImages) -> list[Dataset]:

@@ -28,10 +28,12 @@ from npc_rtnode.domain.gates import (
     Expected,
     GateResult,
     InstanceFacts,
+    PageFacts,
     ReportFacts,
     StructureFacts,
     gate_error,
     judge_orders,
+    judge_page,
     judge_report,
     judge_structure,
 )
@@ -41,6 +43,7 @@ from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, report_of
 from npc_rtnode.domain.vocabulary import Code
+from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.errors import NodeError, OutputFault
 
 # What a broken object can make a reader do; anything else is our own mistake and the pipeline's barrier's business.
@@ -113,9 +116,18 @@ def _report(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateR
     return judge_report(report_facts(found[order.kind, order.variant]), structure, expected)
 
 
+def _page(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    named, written = order.needs[0], found[order.kind, order.variant]
+    form = _FORMS[order.kind]
+    facts = page_facts(written, found.get((ObjectKind.PDF, order.variant)))
+    return judge_page(order.kind, form, facts, found[named.kind, named.variant].sop_uid, expected)
+
+
 _JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
     ObjectKind.RTSTRUCT: _structure,
     ObjectKind.SR: _report,
+    ObjectKind.PREVIEW: _page,
+    ObjectKind.PDF: _page,
 }
 """Every kind has its gates: an object that nothing judges is never written (tests/integration/test_verify)."""
 
@@ -362,3 +374,56 @@ def _evidence(ds: Dataset) -> Iterator[str]:
     for study in ds.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
+
+
+# --- the preview ------------------------------------------------------------------------------------------------------
+
+_FORMS: Final = {ObjectKind.PREVIEW: "RGB, 3 samples of 8 bits, 1 frame", ObjectKind.PDF: "application/pdf"}
+
+
+def page_facts(written: WrittenObject, document: WrittenObject | None = None) -> PageFacts:
+    """What a preview says, image or document; `document` is the one of the same result, if it was written."""
+    ds = _read(written)
+    image = written.kind is ObjectKind.PREVIEW
+    page = _pixels(ds) if image else picture_of(_document(ds))
+    return PageFacts(
+        instance=_instance(ds, written),
+        form=_image_form(ds) if image else str(ds.MIMETypeOfEncapsulatedDocument),
+        burned_in=str(ds.BurnedInAnnotation),
+        page=page,
+        texts=(str(ds.ImageComments),) if image else text_of(_document(ds)),
+        images=tuple(ref for item in _sources(ds) if _is_image(item) for ref in _references(item)),
+        objects=tuple(str(item.ReferencedSOPInstanceUID) for item in _sources(ds) if not _is_image(item)),
+        identity=raw_identity(ds),
+        optional=_raw_optional(ds),
+        twin=None if not image or document is None else _shows(document, page),
+    )
+
+
+def _image_form(ds: Dataset) -> str:
+    frames, kind = int(ds.get("NumberOfFrames") or 1), str(ds.PhotometricInterpretation)
+    return f"{kind}, {ds.SamplesPerPixel} samples of {ds.BitsStored} bits, {frames} frame" + "s" * (frames != 1)
+
+
+def _pixels(ds: Dataset) -> NDArray[np.uint8]:
+    """`[row, column, sample]`, from the bytes: one byte a sample, pixel by pixel (PS3.3 C.7.6.3.1.3)."""
+    shape = (int(ds.Rows), int(ds.Columns), int(ds.SamplesPerPixel))
+    return np.frombuffer(ds.PixelData, dtype=np.uint8)[: int(np.prod(shape))].reshape(shape)
+
+
+def _document(ds: Dataset) -> bytes:
+    """The PDF without the byte that makes its length even."""
+    return bytes(ds.EncapsulatedDocument)[: int(ds.EncapsulatedDocumentLength)]
+
+
+def _shows(document: WrittenObject, page: NDArray[np.uint8]) -> bool:
+    return bool(np.array_equal(picture_of(_document(_read(document))), page))
+
+
+def _sources(ds: Dataset) -> list[Dataset]:
+    """What it says it comes from: images and other instances (PS3.3 C.12.4, C.24.2)."""
+    return [*ds.get("SourceImageSequence", []), *ds.get("SourceInstanceSequence", [])]
+
+
+def _is_image(item: Dataset) -> bool:
+    return str(item.ReferencedSOPClassUID) != KINDS[ObjectKind.RTSTRUCT].sop_class_uid
