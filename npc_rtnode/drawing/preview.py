@@ -96,16 +96,18 @@ class PreviewPage:
 
 def preview_pdf(page: PreviewPage) -> bytes:
     """The whole document; the same page gives the same bytes."""
-    sheet, scene = Sheet(page.title, page.created_at, font_file()), Scene(page)
+    with Sheet(page.title, page.created_at, font_file()) as sheet:
+        _draw(sheet, page, Scene(page))
+        return sheet.finished()
+
+
+def _draw(sheet: Sheet, page: PreviewPage, scene: Scene) -> None:
     sheet.page()
-    y = _patient(sheet, page, _head(sheet, page))
-    y = _middle(sheet, page, scene, y)
-    slices = strip(scene)
-    foot = _foot(sheet, page)
+    y = _middle(sheet, page, scene, _patient(sheet, page, _head(sheet, page)))
+    slices, foot = strip(scene), _foot(sheet, page)
     shown = _first_cells(sheet, page, slices, Frame(_EDGE, y, _INNER, foot - y))
     if shown < len(slices):
         _further_sheets(sheet, page, slices)
-    return sheet.finished()
 
 
 # --- first and last: what must not be overlooked ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Final
 from fontTools.ttLib import TTFont
 from fpdf import FPDF
 from fpdf.enums import TextMode
+from fpdf.fonts import TTFFont
 
 from npc_rtnode.drawing.views import Frame, Points, View
 
@@ -107,6 +108,15 @@ class Sheet:
         self.pdf.set_image_filter("FlateDecode")  # lossless
         if font is not None:
             self.pdf.add_font("page", "", font)
+
+    def __enter__(self) -> Sheet:
+        """Draw within `with`: the typeface's file stays open so long."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for font in self.pdf.fonts.values():
+            if isinstance(font, TTFFont):
+                font.ttfont.close()
 
     def page(self) -> None:
         """Begin another page."""
