@@ -8,7 +8,7 @@ outlined slice; and at the foot who says all this, and when. All lengths are mil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -80,8 +80,8 @@ class PreviewPage:
     colour: Colour
     notices: tuple[str, ...]
     draft: str
-    patient: str
-    facts: tuple[tuple[str, str], ...]
+    patient: str = field(repr=False)
+    facts: tuple[tuple[str, str], ...] = field(repr=False)
     statement: str
     uncertain: bool
     uncertain_below: float

@@ -18,10 +18,14 @@ from PIL import Image
 from pydicom.tag import Tag
 
 from npc_rtnode.adapters.dicom.identity import IDENTITY, raw_bytes
-from npc_rtnode.domain.records import Finding
+from npc_rtnode.adapters.dicom.sender import DicomSender
+from npc_rtnode.adapters.dicom.simulator import StoringSCP
+from npc_rtnode.domain.profiles import orders_for
+from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.report import PHANTOM_NOTICE, SYNTHETIC_NOTICE
 from npc_rtnode.drawing import preview as drawing
 from npc_rtnode.drawing.pixels import picture_of, text_of
+from npc_rtnode.settings import Destination
 from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, two_parts
 from tests.builders.previews import UNSURE, Previewed, drawn, preview
 from tests.integration.test_rtstruct import CHARSETS, complaints
@@ -314,3 +318,39 @@ def test_another_process_another_day_gives_the_same_bytes(tmp_path: Path) -> Non
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "again")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert done.stdout == made.document.encoded
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.peer("dciodvfy")
+@pytest.mark.parametrize("encoding", ["implicit", "explicit"])
+def test_a_destination_gets_them_in_the_encoding_that_it_wants(
+    tmp_path: Path, peer: Callable[[str], str], encoding: str
+) -> None:
+    """Both over a real association to an archive that asks for them: same pixels, same document, no complaint."""
+    made, archive = preview(tmp_path / "mr"), StoringSCP("ARCHIVE", tmp_path / "archive")
+    kinds = [ObjectKind.PREVIEW, ObjectKind.PDF]
+    wanted = Destination(
+        name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=archive.start(), objects=kinds, transfer_syntax=encoding
+    )
+    try:
+        for item in (made.image, made.document):
+            assert DicomSender().send(item, wanted).status == 0
+    finally:
+        archive.stop()
+    image, document = (pydicom.dcmread(stored.path) for stored in archive.received)
+    assert image.file_meta.TransferSyntaxUID.is_implicit_VR == (encoding == "implicit")
+    assert np.array_equal(image.pixel_array, made.pixels)
+    assert bytes(document.EncapsulatedDocument).startswith(made.pdf)
+    assert [complaints(peer("dciodvfy"), stored.path) for stored in archive.received] == [[], []]
+
+
+def test_each_destination_says_whether_it_wants_them() -> None:
+    """`destinations.objects` switches them on and off, one by one; a planning system's profile takes neither."""
+    usual = {"name": "pacs", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
+    for kinds in (("PREVIEW",), ("PDF",), ("RTSTRUCT", "PDF", "PREVIEW"), ("RTSTRUCT",)):
+        orders = orders_for([Destination(**usual, objects=kinds)], "GTVp^AI")
+        assert {order.kind for order in orders} == {ObjectKind.RTSTRUCT, *map(ObjectKind, kinds)}
+    with pytest.raises(ValueError, match="not known to take PREVIEW"):
+        Destination(**usual, objects=("RTSTRUCT", "PREVIEW"), profile="eclipse")
