@@ -176,6 +176,7 @@ class ContentSettings(_Section):
     device_serial: PlainText = Field("1", min_length=1, max_length=64)
     series_number_rtstruct: int = Field(9001, ge=1, le=_MOST_IS)
     series_number_sr: int = Field(9002, ge=1, le=_MOST_IS)
+    series_number_seg: int = Field(9003, ge=1, le=_MOST_IS)
     series_number_preview: int = Field(9005, ge=1, le=_MOST_IS)
     series_number_pdf: int = Field(9006, ge=1, le=_MOST_IS)
     uncertain_below: float = Field(

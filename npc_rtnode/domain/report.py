@@ -26,8 +26,18 @@ IMAGING_ONLY: Final = (
     "Imaging only: proposed by an algorithm from one MR series, without clinical examination or endoscopy. "
     "A draft for a physician to check, change or reject."
 )
+NOT_VISIBLE: Final = (
+    "Cranial-nerve palsy and other clinical facts are not visible to the model; where they decide the T category it is "
+    "wrong without knowing."
+)
+ANSWERS: Final = "The model answers T1 to T4 only: no tumour, Tis and TX are not among its answers."
+CALIBRATED: Final = "The four probabilities are calibrated, as the bundle's card states, and sum to 1.0000."
+NOT_CALIBRATED: Final = "The four probabilities are not calibrated; they sum to 1.0000."
 NOT_CHECKED: Final = ("histology", "prior radiotherapy", "metastasis, nodal or distant")
 VOLUME_DEFINITION: Final = "Volume is the number of voxels inside times the volume of one voxel."
+
+TRACKED: Final = "GTVp"
+"""Tracking identifier of the lesion, in the segmentation and in the report."""
 
 _LONG_STRING: Final = 64  # LO, PS3.5 6.2
 _SHORT_TEXT: Final = 1024  # ST
@@ -63,6 +73,10 @@ class ContentChoices(Protocol):
     @property
     def series_number_sr(self) -> int:
         """Of the report's own series."""
+
+    @property
+    def series_number_seg(self) -> int:
+        """Of the segmentation's own series."""
 
     @property
     def series_number_preview(self) -> int:
@@ -196,9 +210,15 @@ class ReportContent:
         return "NOT checked: " + "; ".join(NOT_CHECKED)
 
     @property
+    def calibration(self) -> str:
+        """What the probabilities are worth, as the bundle states it."""
+        return CALIBRATED if self.bundle.calibrated else NOT_CALIBRATED
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """Comments of the SR, in the order a reader should meet them."""
-        said = [IMAGING_ONLY, f"{self.not_checked}.", VOLUME_DEFINITION, f"Staging edition: {self.staging.edition}."]
+        said = [IMAGING_ONLY, NOT_VISIBLE, f"{self.not_checked}.", VOLUME_DEFINITION]
+        said += [f"Staging edition: {self.staging.edition}. {ANSWERS}", self.calibration]
         if self.dropped_cc > 0:
             said.append(f"Post-processing left out {self.dropped_cc:.3f} cc in small or distant parts.")
         said += [f"Warning: {finding}" for finding in self.findings]

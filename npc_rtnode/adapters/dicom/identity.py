@@ -224,6 +224,13 @@ def stamp(ds: Dataset, plan: ObjectPlan, order: ObjectOrder) -> None:
     ds.StationName = plain(plan.site, 16)
 
 
+def unclocked(ds: Dataset, plan: ObjectPlan) -> None:
+    """The plan's time where highdicom puts the wall clock's: in the content, and where it names itself."""
+    ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
+    for equipment in ds.get("ContributingEquipmentSequence", []):
+        equipment.ContributionDateTime = f"{ds.ContentDate}{ds.ContentTime}{plan.utc_offset}"
+
+
 def finished(ds: Dataset, order: ObjectOrder, transfer_syntax: UID) -> WrittenObject:
     """The object as the pipeline keeps it."""
     encoded = encode(ds, transfer_syntax)

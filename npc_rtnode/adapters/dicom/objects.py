@@ -9,7 +9,9 @@ from typing import Final
 
 from npc_rtnode.adapters.dicom.preview import write_pdf, write_preview
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
+from npc_rtnode.adapters.dicom.seg import write_seg
 from npc_rtnode.adapters.dicom.sr import write_sr
+from npc_rtnode.adapters.dicom.sr_text import write_text_sr
 from npc_rtnode.adapters.dicom.verify import verify
 from npc_rtnode.domain.gates import GateResult, before_writing
 from npc_rtnode.domain.geometry import Stack
@@ -38,6 +40,15 @@ def _rtstruct(desk: Desk, order: ObjectOrder) -> WrittenObject:
     return write_rtstruct(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, order.form)
 
 
+def _seg(desk: Desk, _: ObjectOrder) -> WrittenObject:
+    return write_seg(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan)
+
+
+def _text_sr(desk: Desk, order: ObjectOrder) -> WrittenObject:
+    structure = desk.structure(order)
+    return write_text_sr(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, structure, order)
+
+
 def _sr(desk: Desk, order: ObjectOrder) -> WrittenObject:
     structure = desk.structure(order)
     return write_sr(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, structure, order.form)
@@ -50,8 +61,11 @@ def _preview(desk: Desk, order: ObjectOrder) -> WrittenObject:
 
 
 WRITERS: Final[Mapping[ObjectKind, Callable[[Desk, ObjectOrder], WrittenObject]]] = {
+    ObjectKind.SEG: _seg,
     ObjectKind.RTSTRUCT: _rtstruct,
     ObjectKind.SR: _sr,
+    ObjectKind.SR_ENHANCED: _text_sr,
+    ObjectKind.SR_TEXT: _text_sr,
     ObjectKind.PREVIEW: _preview,
     ObjectKind.PDF: _preview,
 }

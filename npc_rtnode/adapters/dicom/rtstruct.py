@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from npc_rtnode.adapters.dicom.coding import code_item
 from npc_rtnode.adapters.dicom.identity import (
     SourceImages,
     finished,
@@ -30,14 +31,14 @@ from npc_rtnode.adapters.dicom.identity import (
     restore_identity,
     stamp,
 )
+from npc_rtnode.adapters.dicom.seg import SEGMENT_NUMBER, segmentation_of
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.contouring import Contour, contours_of
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.profiles import PLAIN, Form, ObjectOrder
+from npc_rtnode.domain.profiles import PLAIN, Form, ObjectOrder, segmented
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
-from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.errors import OutputFault
 
 ROI_NUMBER: Final = 1
@@ -136,6 +137,8 @@ def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan, form: 
     roi.ROIVolume = content.volume_text
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     roi.ROIGenerationDescription = plain(f"{content.algorithm_name} {content.algorithm_version}", 64)
+    if segmented(plan.orders):
+        roi.DefinitionSourceSequence = [_segment(plan)]
     algorithm = Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [code_item(vocabulary.ARTIFICIAL_INTELLIGENCE)]
     algorithm.AlgorithmName = content.algorithm_name
@@ -143,6 +146,14 @@ def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan, form: 
     algorithm.AlgorithmParameters = "; ".join(content.algorithm_parameters)
     algorithm.AlgorithmSource = plain(plan.content.manufacturer, 64)
     roi.ROIDerivationAlgorithmIdentificationSequence = [algorithm]
+
+
+def _segment(plan: ObjectPlan) -> Dataset:
+    """The segment that the ROI is (PS3.3 C.8.8.5, Definition Source)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = segmentation_of(plan)
+    item.ReferencedSegmentNumber = SEGMENT_NUMBER
+    return item
 
 
 def _replace_contours(roi: Dataset, contours: Sequence[Contour], images: SourceImages, decimals: int) -> None:
@@ -189,11 +200,4 @@ def _observation(content: ReportContent) -> Dataset:
     item.SegmentedPropertyCategoryCodeSequence = [code_item(vocabulary.ABNORMAL_STRUCTURE)]
     item.RTROIIdentificationCodeSequence = [code_item(vocabulary.PRIMARY_NEOPLASM)]
     item.AnatomicRegionSequence = [code_item(vocabulary.NASOPHARYNX)]
-    return item
-
-
-def code_item(code: Code) -> Dataset:
-    """A Code Sequence item (PS3.3 8.8)."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
     return item

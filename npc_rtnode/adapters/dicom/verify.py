@@ -26,22 +26,27 @@ from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.gates import (
     ContourFacts,
     Expected,
+    FrameFacts,
     GateResult,
     InstanceFacts,
     PageFacts,
     ReportFacts,
+    SegmentationFacts,
+    SegmentReference,
     StructureFacts,
     gate_error,
     judge_orders,
     judge_page,
     judge_report,
+    judge_segmentation,
     judge_structure,
+    plane_corners,
 )
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.profiles import ObjectOrder
+from npc_rtnode.domain.profiles import ObjectOrder, segmented
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
-from npc_rtnode.domain.report import ObjectPlan, ReportContent, report_of
+from npc_rtnode.domain.report import TRACKED, ObjectPlan, ReportContent, report_of
 from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.errors import NodeError, OutputFault
@@ -116,6 +121,10 @@ def _report(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateR
     return judge_report(report_facts(found[order.kind, order.variant]), structure, expected)
 
 
+def _segmentation(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    return judge_segmentation(segmentation_facts(found[order.kind, order.variant]), expected)
+
+
 def _page(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
     named, written = order.needs[0], found[order.kind, order.variant]
     form = _FORMS[order.kind]
@@ -124,8 +133,11 @@ def _page(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateRes
 
 
 _JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
+    ObjectKind.SEG: _segmentation,
     ObjectKind.RTSTRUCT: _structure,
     ObjectKind.SR: _report,
+    ObjectKind.SR_ENHANCED: _report,
+    ObjectKind.SR_TEXT: _report,
     ObjectKind.PREVIEW: _page,
     ObjectKind.PDF: _page,
 }
@@ -150,7 +162,14 @@ def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected
     """What this one should say besides."""
     kind = KINDS[order.kind]
     instance = InstanceFacts(kind.sop_class_uid, plan.object_uid(order), plan.series_uid(order), kind.modality)
-    return replace(common, instance=instance, roi_name=plan.roi_name(order.form))
+    named = order.form.segmentation or (order.kind is ObjectKind.RTSTRUCT and segmented(plan.orders))
+    segments = ((plan.object_uid(ObjectOrder(ObjectKind.SEG)), 1),) if named else ()
+    tracking = plan.uid(f"tracking-{TRACKED}") if order.kind in _TRACKING else ""
+    roi_name = plan.roi_name(order.form)
+    return replace(common, instance=instance, roi_name=roi_name, segments=segments, tracking_uid=tracking)
+
+
+_TRACKING: Final = frozenset({ObjectKind.SEG, ObjectKind.SR})
 
 
 def _series_uid(ds: Dataset) -> str:
@@ -251,7 +270,12 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
         labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
+        defined_by=tuple(_segment(item) for item in roi.get("DefinitionSourceSequence", [])),
     )
+
+
+def _segment(item: Dataset) -> SegmentReference:
+    return str(item.ReferencedSOPInstanceUID), int(item.ReferencedSegmentNumber)
 
 
 def _contour(item: Dataset) -> ContourFacts:
@@ -303,7 +327,8 @@ def report_facts(written: WrittenObject) -> ReportFacts:
     """What an SR says, read with plain pydicom."""
     ds = _read(written)
     items = list(_tree(ds))
-    volume = _only(items, vocabulary.VOLUME, "NUM")
+    volume = _only_measured(items, vocabulary.VOLUME)
+    shown = [named for item in items if item.ValueType == "IMAGE" for named in item.ReferencedSOPSequence]
     categories = [item for item in items if _is(item, vocabulary.CT_CATEGORY, "CODE")]
     stated = [item for item in categories if item.RelationshipType == "CONTAINS"]
     return ReportFacts(
@@ -317,15 +342,11 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
         measured_from=_measured_from(volume),
         evidence=tuple(_evidence(ds)),
-        images=tuple(
-            reference
-            for item in items
-            if item.ValueType == "IMAGE"
-            for named in item.ReferencedSOPSequence
-            for reference in _references(named)
-        ),
+        images=tuple(ref for named in shown if "ReferencedSegmentNumber" not in named for ref in _references(named)),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
+        segments=tuple(_segment(named) for named in shown if "ReferencedSegmentNumber" in named),
+        tracking_uids=tuple(str(item.UID) for item in items if _is(item, vocabulary.TRACKING_UID, "UIDREF")),
     )
 
 
@@ -350,7 +371,20 @@ def _only(items: Sequence[Dataset], code: Code, value_type: str) -> Dataset:
     return found[0]
 
 
+def _measured(items: Sequence[Dataset], code: Code) -> list[Dataset]:
+    """Values of that name: numbers, or the text that stands for them where numbers are not allowed."""
+    return [item for item in items if _is(item, code, "NUM") or _is(item, code, "TEXT")]
+
+
+def _only_measured(items: Sequence[Dataset], code: Code) -> Dataset:
+    (item,) = _measured(items, code)
+    return item
+
+
 def _number(item: Dataset) -> float:
+    """A NUM's value, or the number that a text begins with."""
+    if item.ValueType == "TEXT":
+        return float(str(item.TextValue).split()[0])
     return float(item.MeasuredValueSequence[0].NumericValue)
 
 
@@ -358,10 +392,9 @@ def _probabilities(items: Sequence[Dataset]) -> dict[str, float]:
     """Stage to probability, by the cT category that modifies each NUM."""
     stages = {code.value: stage for stage, code in vocabulary.CT_CATEGORIES.items()}
     found = {}
-    for item in items:
-        if _is(item, vocabulary.PROBABILITY, "NUM"):
-            category = _only(list(_tree(item)), vocabulary.CT_CATEGORY, "CODE")
-            found[stages[str(category.ConceptCodeSequence[0].CodeValue)]] = _number(item)
+    for item in _measured(items, vocabulary.PROBABILITY):
+        category = _only(list(_tree(item)), vocabulary.CT_CATEGORY, "CODE")
+        found[stages[str(category.ConceptCodeSequence[0].CodeValue)]] = _number(item)
     return found
 
 
@@ -374,6 +407,58 @@ def _evidence(ds: Dataset) -> Iterator[str]:
     for study in ds.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
+
+
+# --- the segmentation -------------------------------------------------------------------------------------------------
+
+
+def segmentation_facts(written: WrittenObject) -> SegmentationFacts:
+    """What a SEG says, read with plain pydicom; its bits are unpacked here."""
+    ds = _read(written)
+    segments = ds.SegmentSequence
+    (series,) = ds.ReferencedSeriesSequence
+    return SegmentationFacts(
+        instance=_instance(ds, written),
+        form=f"{ds.SegmentationType}, {len(segments)} segment, number {segments[0].SegmentNumber}, "
+        f"{segments[0].SegmentAlgorithmType}",
+        frames=tuple(_frames_of(ds)),
+        images=tuple(ref for item in series.ReferencedInstanceSequence for ref in _references(item)),
+        series_uid=str(series.SeriesInstanceUID),
+        frame_of_reference=str(ds.FrameOfReferenceUID),
+        tracking_uids=tuple(str(item.TrackingUID) for item in segments),
+        texts=(str(ds.SeriesDescription), *(str(item.SegmentDescription) for item in segments)),
+        identity=raw_identity(ds),
+        optional=_raw_optional(ds),
+    )
+
+
+def _frames_of(ds: Dataset) -> Iterator[FrameFacts]:
+    shape = (int(ds.Rows), int(ds.Columns))
+    for number, pixels in enumerate(_bits(ds), start=1):
+        place = _place(ds, number)
+        sources = _group(ds, number, "DerivationImageSequence").SourceImageSequence
+        yield FrameFacts(
+            referenced=tuple(reference for item in sources for reference in _references(item)),
+            corners_mm=plane_corners(*place, shape),
+            pixels=pixels,
+        )
+
+
+def _place(ds: Dataset, frame: int) -> tuple[list[float], list[float], list[float]]:
+    """Position, orientation and spacing of a frame."""
+    return (
+        _numbers(_group(ds, frame, "PlanePositionSequence").ImagePositionPatient),
+        _numbers(_group(ds, frame, "PlaneOrientationSequence").ImageOrientationPatient),
+        _numbers(_group(ds, frame, "PixelMeasuresSequence").PixelSpacing),
+    )
+
+
+def _bits(ds: Dataset) -> NDArray[np.bool_]:
+    """`[frame, row, column]` of one-bit pixels, the first in the lowest bit (PS3.5 8.1.1)."""
+    shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
+    packed = np.frombuffer(ds.PixelData, dtype=np.uint8)
+    bits = np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little")
+    return bits.reshape(shape).astype(bool)
 
 
 # --- the preview ------------------------------------------------------------------------------------------------------
