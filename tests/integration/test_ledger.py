@@ -11,6 +11,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.conflicts import Keep
@@ -42,7 +43,7 @@ def migrate(engine: Engine, to: str, by: Callable[[Config, str], None] = command
     """Take migrations back, or apply them, to a revision."""
     config = Config()
     config.set_main_option("script_location", str(schema.migrations_folder()))
-    with engine.begin() as connection:
+    with schema.migrating(engine) as connection:
         config.attributes["connection"] = connection
         by(config, to)
 
@@ -94,6 +95,15 @@ class TestSchema:
         after = ledger.queries.study(ledger.study())["series"][0]["jobs"][0]["objects"]
         assert after == before
         assert [item["variant"] for item in after] == ["", ""]
+
+    def test_rows_that_point_at_nothing_take_a_migration_back(self, ledger: Ledger) -> None:
+        """What is not checked while tables are made anew is checked before the commit, and checked again ever after."""
+        ledger.written()
+        with pytest.raises((SchemaFault, LedgerUnavailable, IntegrityError)), schema.migrating(ledger.engine) as moving:
+            moving.execute(text("DELETE FROM jobs"))
+        assert ledger.job_state() == "WRITTEN"
+        with pytest.raises(IntegrityError), ledger.engine.begin() as usual:
+            usual.execute(text("DELETE FROM jobs"))
 
     def test_two_upgrades_at_once_make_one_schema(self, empty_url: str) -> None:
         """The second one waits for the first, and finds its work done."""
