@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 
 from npc_rtnode.adapters.dicom import identity
 from npc_rtnode.adapters.dicom.kinds import KINDS
+from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.adapters.dicom.verify import decimal_values
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.records import ObjectKind
@@ -184,4 +185,20 @@ def watch_writers(patch: pytest.MonkeyPatch) -> Watch:
         return encoded
 
     patch.setattr(identity, "encode", watched)
+    return watch
+
+
+def watch_arrivals(patch: pytest.MonkeyPatch) -> Watch:
+    """A watch over everything of ours that any destination in this process stores while the patch lasts."""
+    watch, store = Watch(), StoringSCP.on_store
+
+    def watched(scp: StoringSCP, event: Any) -> int:
+        status = store(scp, event)
+        path = scp.received[-1].path
+        creator = pydicom.dcmread(path, specific_tags=["InstanceCreatorUID"]).get("InstanceCreatorUID")
+        if creator == identity.CREATOR_UID:
+            watch.remember(path.read_bytes())
+        return status
+
+    patch.setattr(StoringSCP, "on_store", watched)
     return watch
