@@ -1,6 +1,6 @@
 """Programs of other makers: where they are, and which of two of the same name is meant.
 
-DCMTK and Orthanc come from the system, dciodvfy and plastimatch from this environment's own wheels. pynetdicom
+DCMTK and Orthanc come from the system, dciodvfy, plastimatch and dcmqi from this environment's own wheels. pynetdicom
 installs a `storescu`, an `echoscu` and others beside Python; those would be no second opinion.
 """
 
@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-FROM_WHEELS = frozenset({"dciodvfy", "dcentvfy", "plastimatch"})
+FROM_WHEELS = frozenset({"dciodvfy", "dcentvfy", "plastimatch", "segimage2itkimage", "tid1500reader"})
 SERVERS = "/usr/sbin"
 """Where Debian puts servers such as Orthanc; it is not on everybody's PATH."""
 REQUIRED = os.environ.get("NPC_RTNODE_PEERS") == "required"

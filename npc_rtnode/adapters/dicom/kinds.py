@@ -10,6 +10,7 @@ from typing import Final
 from pydicom import uid
 
 from npc_rtnode.domain.records import ObjectKind
+from npc_rtnode.errors import OutputFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,11 @@ KINDS: Final[Mapping[ObjectKind, KindFacts]] = MappingProxyType(
         ObjectKind.PDF: KindFacts(str(uid.EncapsulatedPDFStorage), "DOC"),
     }
 )
+
+
+def kind_of(sop_class_uid: str) -> ObjectKind:
+    """The kind that has this SOP Class; raises OutputFault for a class that is none of ours."""
+    for kind, facts in KINDS.items():
+        if facts.sop_class_uid == sop_class_uid:
+            return kind
+    raise OutputFault(f"{sop_class_uid} is no SOP Class of an object that this node writes")
