@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The full tests talk to programs of other makers. DCMTK and Orthanc come from the system (Debian: dcmtk, orthanc);
-# dciodvfy, plastimatch and dcmrtstruct2nii come with `.[dev]`. Installs what is missing where that is possible, and says
-# loudly what stays missing. Orthanc's own service is left off: the tests start one of their own, on this machine alone.
+# The full tests talk to programs of other makers. DCMTK, Orthanc and Poppler come from the system (Debian: dcmtk,
+# orthanc, poppler-utils); dciodvfy, plastimatch, dcmqi and dcmrtstruct2nii come with `.[dev]`. Installs what is missing
+# where that is possible, and says loudly what stays missing. Orthanc's own service is left off: the tests start one of
+# their own, on this machine alone.
 set -euo pipefail
 
-DCMTK="storescu echoscu dcmconv dcmdump dsrdump storescp dcmqrscp findscu movescu"
+DCMTK="storescu echoscu dcmconv dcmdump dsrdump storescp dcmqrscp findscu movescu dcm2pdf dcmj2pnm"
 POLICY=/usr/sbin/policy-rc.d
 
 is_dcmtk() {  # pynetdicom puts a storescu and others of its own beside Python: any of that name on PATH may be the one
@@ -20,13 +21,18 @@ missing() {
     for program in $DCMTK; do
         is_dcmtk "$program" || echo "$program"
     done
+    type -p pdftotext >/dev/null || echo pdftotext
     PATH="$PATH:/usr/sbin" type -p Orthanc >/dev/null || echo Orthanc  # /usr/sbin is not on everybody's PATH
 }
 
 packages() {  # the Debian packages that these programs are in
     local program
     for program in "$@"; do
-        [ "$program" = Orthanc ] && echo orthanc || echo dcmtk
+        case "$program" in
+            Orthanc) echo orthanc ;;
+            pdftotext) echo poppler-utils ;;
+            *) echo dcmtk ;;
+        esac
     done | sort -u
 }
 

@@ -14,7 +14,10 @@ from typing import Any, TextIO
 
 import structlog
 
-_QUIET = ("pynetdicom", "pydicom", "rt_utils", "highdicom", "apscheduler", "alembic", "sqlalchemy", "matplotlib")
+_QUIET = (
+    *("pynetdicom", "pydicom", "rt_utils", "highdicom", "apscheduler", "alembic", "sqlalchemy", "matplotlib"),
+    *("fpdf", "fontTools"),  # they name the letters that a font lacks
+)
 
 
 class _Lossy:

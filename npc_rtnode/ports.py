@@ -231,7 +231,7 @@ class ObjectWriter(Protocol):
     def write(
         self, stack: Stack, sources: Sequence[Path], prediction: Prediction, plan: ObjectPlan
     ) -> tuple[WrittenObject, ...]:
-        """Every object of one result; same input, same bytes.
+        """Every object that the plan orders; same input, same bytes.
 
         `sources` are the files of `stack.slices` in order, a file once for each of its frames.
         """

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from npc_rtnode.domain.clauses import REGEX_FLAGS
 from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.profiles import PROFILES, Encoding, ObjectOrder, ProfileName, orders_for, segmented
 from npc_rtnode.domain.records import ObjectKind
 from npc_rtnode.errors import ConfigFault
 
@@ -180,6 +181,9 @@ class ContentSettings(_Section):
     device_serial: PlainText = Field("1", min_length=1, max_length=64)
     series_number_rtstruct: int = Field(9001, ge=1, le=_MOST_IS)
     series_number_sr: int = Field(9002, ge=1, le=_MOST_IS)
+    series_number_seg: int = Field(9003, ge=1, le=_MOST_IS)
+    series_number_preview: int = Field(9005, ge=1, le=_MOST_IS)
+    series_number_pdf: int = Field(9006, ge=1, le=_MOST_IS)
     uncertain_below: float = Field(
         0.6, ge=0, le=1, description="A top stage probability below this is called uncertain."
     )
@@ -200,15 +204,44 @@ class Destination(_Section):
     ae_title: AETitle
     host: Host
     port: Annotated[int, Field(ge=1, le=65535)]
-    objects: tuple[ObjectKind, ...] = Field((ObjectKind.RTSTRUCT,), min_length=1)
+    objects: tuple[ObjectKind, ...] = Field(
+        (ObjectKind.RTSTRUCT,),
+        min_length=1,
+        description=f"What is owed to it, of {', '.join(ObjectKind)}. SR names the SEG where both are asked for.",
+    )
+    profile: ProfileName = Field("generic", description="Which planning system it is like: limits and encoding follow.")
+    roi_name: PlainText | Literal[""] = Field(
+        "", max_length=64, description="Its own name for the ROI, e.g. where ^ is not taken; empty: content.roi_name."
+    )
     test: bool = Field(False, description="true only for a system that no patient is treated from.")
     enhanced_mr: bool = Field(
         False, description="true only for a system that holds Enhanced MR and shows contours on its frames."
     )
-    transfer_syntax: Literal["implicit", "explicit"] = Field("implicit", description="VR encoding offered first.")
+    transfer_syntax: Literal["profile", "implicit", "explicit"] = Field(
+        "profile", description="VR encoding offered first; profile: the one of its profile."
+    )
     calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
     timeout_s: Seconds = Field(30, description="Silence that ends an attempt.")
     wall_clock_s: Seconds = Field(120, description="The sending process is killed after this.")
+
+    @model_validator(mode="after")
+    def _fits_its_profile(self) -> Destination:
+        profile = PROFILES[self.profile]
+        if len(self.roi_name) > profile.roi_name_most:
+            most = profile.roi_name_most
+            raise ValueError(f"roi_name has {len(self.roi_name)} characters, the profile {self.profile} takes {most}")
+        foreign = [str(kind) for kind in self.objects if profile.takes is not None and kind not in profile.takes]
+        if foreign:
+            raise ValueError(
+                f"the profile {self.profile} is not known to take {', '.join(foreign)}: leave it out, or set profile = "
+                '"generic" for a system that does'
+            )
+        return self
+
+    @property
+    def encoding(self) -> Encoding:
+        """VR encoding offered first."""
+        return PROFILES[self.profile].encoding if self.transfer_syntax == "profile" else self.transfer_syntax
 
 
 class LogSettings(_Section):
@@ -251,6 +284,11 @@ class Settings(_Section):
         return self
 
     @property
+    def orders(self) -> tuple[ObjectOrder, ...]:
+        """The objects that one result is written as."""
+        return orders_for(self.destinations, self.content.roi_name)
+
+    @property
     def database_url(self) -> str:
         """The URL in force."""
         return self.database.url or f"sqlite:///{self.node.home / 'ledger.db'}"
@@ -283,6 +321,7 @@ def content_hash(settings: Settings) -> str:
             "engine": settings.infer.engine,
             "utc_offset": settings.node.utc_offset,
             "site": settings.node.site,
+            "segmentation": segmented(settings.orders),
         }
     )
 

@@ -1,7 +1,7 @@
 """Programs of other makers: where they are, and which of two of the same name is meant.
 
-DCMTK and Orthanc come from the system; dciodvfy, plastimatch and dcmrtstruct2nii from this environment's own packages.
-pynetdicom installs a `storescu`, an `echoscu` and others beside Python; those would be no second opinion.
+DCMTK and Orthanc come from the system; dciodvfy, plastimatch, dcmqi and dcmrtstruct2nii from this environment's own
+packages. pynetdicom installs a `storescu`, an `echoscu` and others beside Python; those would be no second opinion.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
-FROM_WHEELS = frozenset({"dciodvfy", "dcentvfy", "dcmrtstruct2nii", "plastimatch"})
+FROM_WHEELS = frozenset(
+    {"dciodvfy", "dcentvfy", "dcmrtstruct2nii", "plastimatch", "segimage2itkimage", "tid1500reader"}
+)
 SERVERS = "/usr/sbin"
 """Where Debian puts servers such as Orthanc; it is not on everybody's PATH."""
 REQUIRED = os.environ.get("NPC_RTNODE_PEERS") == "required"

@@ -111,6 +111,7 @@ class BundlePredictor:
             statement=manifest.statement,
             staging_edition=manifest.staging_edition,
             threshold=manifest.threshold,
+            calibrated=manifest.temperature != 1.0,  # what a bundle has whose temperature was never fitted
         )
 
     def inputs(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from npc_rtnode.cli.rules import judge_folder
 from npc_rtnode.domain.gates import GateResult, Outcome, before_writing, may_send
 from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
 from npc_rtnode.domain.prediction import Answer
-from npc_rtnode.domain.records import WorkIdentity, WrittenObject
+from npc_rtnode.domain.profiles import ObjectOrder
+from npc_rtnode.domain.records import ObjectKind, WorkIdentity, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.errors import NothingEligible
 from npc_rtnode.settings import Settings, content_hash
@@ -96,7 +97,16 @@ class _Offline:
             findings=answer.prediction.findings,
             phantom=phantom,
             result_revision=1,
+            orders=_orders(settings),
         )
+
+
+def _orders(settings: Settings) -> tuple[ObjectOrder, ...]:
+    """What the destinations want, and at least a structure set and a report."""
+    wanted = settings.orders
+    report = () if any(order.kind is ObjectKind.SR for order in wanted) else (ObjectOrder(ObjectKind.SR),)
+    plain = (ObjectOrder(ObjectKind.RTSTRUCT),) if report else ()
+    return tuple(dict.fromkeys((*wanted, *plain, *report)))
 
 
 def _passes(gates: tuple[GateResult, ...]) -> bool:
@@ -106,4 +116,5 @@ def _passes(gates: tuple[GateResult, ...]) -> bool:
 def _save(folder: Path, written: tuple[WrittenObject, ...]) -> None:
     for item in written:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{item.kind}.dcm").write_bytes(item.encoded)
+        name = f"{item.kind}-{item.variant}" if item.variant else str(item.kind)
+        (folder / f"{name}.dcm").write_bytes(item.encoded)

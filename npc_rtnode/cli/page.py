@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from npc_rtnode.cli.console import NOTICE
 from npc_rtnode.domain.gates import StructureFacts
-from npc_rtnode.domain.geometry import Array, Grid, Volume
+from npc_rtnode.domain.geometry import Grid, Volume
 from npc_rtnode.domain.rasterising import PlacedRing
 from npc_rtnode.domain.report import SYNTHETIC_NOTICE
+from npc_rtnode.drawing.views import axes_of, ring_of
 from npc_rtnode.settings import ContentSettings
 from npc_rtnode.web.study_page import StudyPage
 
@@ -38,8 +37,8 @@ def page_of(view: View, structure: StructureFacts, placed: list[PlacedRing], vol
         timeline=_timeline(view["history"], series, job),
         voxels=volume.voxels,
         spacing_mm=grid.spacing_mm,
-        axes=_axes(grid),
-        rings=tuple(_ring(ring, grid) for ring in placed),
+        axes=axes_of(grid),
+        rings=tuple(ring_of(ring, grid) for ring in placed),
         probability=None,
         stage_probabilities=(t1, t2, t3, t4),
         uncertain_below=ContentSettings().uncertain_below,
@@ -77,24 +76,6 @@ def _timeline(history: list[View], series: View, job: View) -> tuple[tuple[str, 
         if label and event["subject"] in subjects:
             rows.append((label, event["at"][11:19], f"{series['instances']} images" if label == "Received" else ""))
     return tuple(rows)
-
-
-def _axes(grid: Grid) -> tuple[str, str, str]:
-    """Patient letters towards which slice, row and column indices increase (LPS: +x left, +y posterior, +z head)."""
-    return tuple(_letters(grid.affine[:3, axis]) for axis in range(3))  # type: ignore[return-value]
-
-
-def _letters(direction: Array) -> str:
-    unit = direction / np.linalg.norm(direction)
-    order = np.argsort(-np.abs(unit))
-    names = ("LR", "PA", "HF")
-    return "".join(names[axis][0 if unit[axis] > 0 else 1] for axis in order if abs(unit[axis]) > 0.34)[:2]
-
-
-def _ring(ring: PlacedRing, grid: Grid) -> tuple[int, Array]:
-    points = np.column_stack([ring.points_mm, np.ones(len(ring.points_mm))])
-    index = np.linalg.solve(grid.affine, points.T).T
-    return ring.slice_index, np.ascontiguousarray(index[:, [2, 1]])
 
 
 def _measurements(results: View, structure: StructureFacts) -> tuple[tuple[str, str], ...]:

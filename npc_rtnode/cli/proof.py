@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 
+from npc_rtnode.adapters.dicom.kinds import kind_of
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import report_facts, structure_facts
 from npc_rtnode.adapters.phantoms import PhantomStudy
@@ -102,8 +103,8 @@ def _check(name: str, found: object, wanted: object, holds: bool) -> View:
 
 
 def _read(path: Path) -> WrittenObject:
-    ds = dcmread(path, specific_tags=["Modality", "SOPClassUID", "SOPInstanceUID"])
-    return WrittenObject(ObjectKind(ds.Modality), ds.SOPClassUID, ds.SOPInstanceUID, path.read_bytes())
+    ds = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+    return WrittenObject(kind_of(ds.SOPClassUID), ds.SOPClassUID, ds.SOPInstanceUID, path.read_bytes())
 
 
 def write_page(folder: Path, view: View, tps: Sequence[Path], wanted: Sequence[Path]) -> None:

@@ -208,9 +208,13 @@ def _attempt_story(attempt: View) -> str:
 def _object_story(item: View) -> list[str]:
     back = f", came back {item['came_back']} times" if item["came_back"] else ""
     return [
-        f"  object            {item['kind']} {item['sop_uid']} ({item['size']} bytes, {item['sha256'][:12]}{back})",
+        f"  object            {_kind(item)} {item['sop_uid']} ({item['size']} bytes, {item['sha256'][:12]}{back})",
         *(_delivery_story(delivery) for delivery in item["deliveries"]),
     ]
+
+
+def _kind(item: View) -> str:
+    return f"{item['kind']}/{item['variant']}" if item["variant"] else str(item["kind"])
 
 
 def _delivery_story(delivery: View) -> str:

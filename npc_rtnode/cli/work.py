@@ -14,6 +14,7 @@ from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
 from npc_rtnode.domain.gates import may_send, may_show
+from npc_rtnode.domain.profiles import orders_of
 from npc_rtnode.settings import Settings
 
 
@@ -118,4 +119,4 @@ def _resending(settings: Settings, names: list[str]) -> Resending:
             return "the series is Enhanced MR, which its enhanced_mr does not declare (others: --to NAME)"
         return ""
 
-    return Resending(tuple((d.name, d.objects) for d in wanted), forbidden)
+    return Resending(tuple((d.name, orders_of(d, settings.content.roi_name)) for d in wanted), forbidden)

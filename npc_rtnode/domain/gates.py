@@ -21,6 +21,8 @@ from npc_rtnode.domain.report import SYNTHETIC_NOTICE, ReportContent
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
 
 Mask = NDArray[np.bool_]
+SegmentReference = tuple[str, int]
+"""SOP Instance UID of a SEG, and the number of a segment in it."""
 
 DICE_LEAST: Final = 0.9999
 VOLUME_MOST: Final = 0.0002  # relative error of the rasterised volume
@@ -105,6 +107,7 @@ class StructureFacts:
     identity: Mapping[str, bytes]
     optional: Mapping[str, bytes]
     labels: Mapping[str, str]
+    defined_by: tuple[SegmentReference, ...] = ()
 
     @property
     def sop_uid(self) -> str:
@@ -129,21 +132,52 @@ class ReportFacts:
     images: tuple[ImageReference, ...]
     identity: Mapping[str, bytes]
     optional: Mapping[str, bytes]
+    segments: tuple[SegmentReference, ...] = ()
+    tracking_uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrameFacts:
+    """One frame of a SEG as read back: the slices that it names, where it lies (LPS mm), and its pixels."""
+
+    referenced: tuple[ImageReference, ...]
+    corners_mm: Array
+    pixels: Mask
+
+
+@dataclass(frozen=True)
+class SegmentationFacts:
+    """A SEG as read back; corners_mm of a frame: `[corner, (x, y, z)]` of the first, last-column and last-row pixel."""
+
+    instance: InstanceFacts
+    form: str
+    frames: tuple[FrameFacts, ...]
+    images: tuple[ImageReference, ...]
+    series_uid: str
+    frame_of_reference: str
+    tracking_uids: tuple[str, ...]
+    texts: tuple[str, ...]
+    identity: Mapping[str, bytes]
+    optional: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the objects should say. series_uids: of the source images as their files state it, which must be one."""
+    """What one object should say. series_uids: of the source images as their files state it, which must be one.
+
+    segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked.
+    """
 
     stack: Stack
     mask: Mask
     content: ReportContent
-    structure: InstanceFacts
-    report: InstanceFacts
+    instance: InstanceFacts
     roi_name: str
     series_uids: frozenset[str]
     identity: Mapping[str, bytes] = field(default_factory=dict)
     optional: Mapping[str, bytes] = field(default_factory=dict)
+    segments: tuple[SegmentReference, ...] = ()
+    tracking_uid: str = ""
 
 
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
@@ -195,13 +229,22 @@ def _on_faces(mask: Mask, axes: Iterable[int]) -> int:
     return sum(int(np.count_nonzero(face)) for face in faces)
 
 
+# --- what was written -------------------------------------------------------------------------------------------------
+
+
+def judge_orders(ordered: Sequence[tuple[str, str]], written: Sequence[tuple[str, str]]) -> GateResult:
+    """Each object (kind, variant) that was ordered is there once, and no other."""
+    off = len(set(ordered) ^ set(written)) + len(written) - len(set(written))
+    return _at_most("OBJECTS", off, 0, "objects missing from, strange to or repeated in what was ordered")
+
+
 # --- the structure set ------------------------------------------------------------------------------------------------
 
 
 def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResult, ...]:
     """All gates on the RTSTRUCT."""
     return (
-        _judge_instance("INSTANCE_RTSTRUCT", facts.instance, expected.structure),
+        _judge_instance("INSTANCE_RTSTRUCT", facts.instance, expected.instance),
         _judge_item_counts(facts.item_counts),
         *_judge_geometry(facts, expected),
         _judge_references(facts, expected.stack),
@@ -216,6 +259,7 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _holds_if("ROI_NUMBERS", len(set(facts.roi_numbers)) != 1, "one ROI number in all three sequences"),
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
         _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
+        _judge_segments("ROI_SOURCE", facts.defined_by, expected),
     )
 
 
@@ -305,17 +349,19 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
     off_volume = abs(facts.volume_cc - structure.roi_volume_cc)
     flags = f"{facts.verification}, {facts.preliminary}, {facts.completion}"
     return (
-        _judge_instance("INSTANCE_SR", facts.instance, expected.report),
+        _judge_instance("INSTANCE_SR", facts.instance, expected.instance),
         _equal("VERIFICATION", flags, "UNVERIFIED, PRELIMINARY, COMPLETE"),
         _at_most("PROBABILITY_SUM", off_sum, PROBABILITY_SUM_MOST, "between the probabilities' sum and 1"),
         _at_most("SR_VOLUME", off_volume, VOLUME_MOST_CC, "cc between the SR's volume and ROIVolume"),
         _judge_stage(facts, expected.content),
         _equal("MEASURED_FROM", facts.measured_from, structure.sop_uid),
-        _judge_evidence(facts, structure, expected.stack),
+        _judge_evidence(facts, structure, expected),
         _judge_key_image(facts, expected),
         _judge_identity("IDENTITY_SR", facts.identity, expected.identity),
         _judge_optional("OPTIONAL_SR", facts.optional, expected.optional),
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
+        _judge_segments("SR_SEGMENT", facts.segments, expected),
+        _judge_tracking("SR_TRACKING", facts.tracking_uids, expected),
     )
 
 
@@ -329,8 +375,9 @@ def _judge_stage(facts: ReportFacts, content: ReportContent) -> GateResult:
     return _holds_if("SR_STAGE", not right, "the SR's stage and probabilities are the prediction's")
 
 
-def _judge_evidence(facts: ReportFacts, structure: StructureFacts, stack: Stack) -> GateResult:
-    found, wanted = set(facts.evidence), _instances(stack) | {structure.sop_uid}
+def _judge_evidence(facts: ReportFacts, structure: StructureFacts, expected: Expected) -> GateResult:
+    named = {structure.sop_uid, *(uid for uid, _ in expected.segments)}
+    found, wanted = set(facts.evidence), _instances(expected.stack) | named
     off = len(wanted ^ found) + len(facts.evidence) - len(found)
     return _at_most("EVIDENCE", off, 0, "instances missing from, strange to or repeated in the evidence")
 
@@ -342,7 +389,170 @@ def _judge_key_image(facts: ReportFacts, expected: Expected) -> GateResult:
     return _holds_if("KEY_IMAGE", not right, "the report shows the slice where the outline is largest")
 
 
+# --- the segmentation -------------------------------------------------------------------------------------------------
+
+PLACE_MOST_MM: Final = 0.001
+"""Between a frame's pixels and those of the slice that it names; both are written from the same header."""
+
+
+def judge_segmentation(facts: SegmentationFacts, expected: Expected) -> tuple[GateResult, ...]:
+    """All gates on the SEG."""
+    frames = {facts.frame_of_reference} | {header.frame_of_reference_uid for header in expected.stack.slices}
+    return (
+        _judge_instance("INSTANCE_SEG", facts.instance, expected.instance),
+        _equal("SEG_FORM", facts.form, "BINARY, 1 segment, number 1, AUTOMATIC"),
+        _judge_frame_references(facts, expected.stack),
+        _judge_places(facts.frames, expected.stack),
+        _judge_voxels(facts.frames, expected),
+        _judge_series(facts.series_uid, expected.series_uids),
+        _at_most("SEG_FRAME_OF_REFERENCE", len(frames), 1, "frames of reference among images and segmentation"),
+        _judge_tracking("SEG_TRACKING", facts.tracking_uids, expected),
+        _judge_identity("IDENTITY_SEG", facts.identity, expected.identity),
+        _judge_optional("OPTIONAL_SEG", facts.optional, expected.optional),
+        _judge_notice("NOTICE_SEG", facts.texts, expected.content),
+    )
+
+
+def _judge_frame_references(facts: SegmentationFacts, stack: Stack) -> GateResult:
+    """Every frame names one slice, no slice is named twice, and the object lists every instance once."""
+    known = {header.reference for header in stack.slices}
+    named = [frame.referenced[0] for frame in facts.frames if len(frame.referenced) == 1]
+    bad = len(facts.frames) - len(set(named) & known)
+    listed = sorted(uid for uid, frame in facts.images if frame is None) == sorted(_instances(stack))
+    whole = listed and len(facts.images) == len(_instances(stack))
+    said = f"{bad} frames without a slice of their own; image list {'whole' if whole else 'wrong'}"
+    right = bad == 0 and whole and bool(facts.frames)
+    return GateResult("SEG_REFERENCES", Outcome.PASS if right else Outcome.HOLD, said, float(bad), 0.0)
+
+
+def _judge_places(frames: Sequence[FrameFacts], stack: Stack) -> GateResult:
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
+    known = [frame for frame in frames if frame.referenced and frame.referenced[0] in index]
+    away = [np.abs(frame.corners_mm - _corners(stack, index[frame.referenced[0]])).max() for frame in known]
+    return _at_most("SEG_PLACE", float(max(away, default=np.inf)), PLACE_MOST_MM, "mm between a frame and its slice")
+
+
+def _corners(stack: Stack, index: int) -> Array:
+    """Where the first, the last-column and the last-row pixel of a slice lie, as its image states it."""
+    header = stack.slices[index]
+    _, rows, columns = stack.grid.shape
+    return plane_corners(header.position, header.orientation, header.spacing_mm, (rows, columns))
+
+
+def plane_corners(position: object, orientation: object, spacing_mm: object, shape: tuple[int, int]) -> Array:
+    """`[corner, (x, y, z)]` LPS mm of pixel (0, 0), (0, last column) and (last row, 0) (PS3.3 C.7.6.2.1.1)."""
+    origin, cosines = np.asarray(position, float), np.asarray(orientation, float).reshape(2, 3)
+    between_rows, between_columns = np.asarray(spacing_mm, float)
+    along_row = cosines[0] * between_columns * (shape[1] - 1)
+    along_column = cosines[1] * between_rows * (shape[0] - 1)
+    return np.array([origin, origin + along_row, origin + along_column])
+
+
+def _judge_voxels(frames: Sequence[FrameFacts], expected: Expected) -> GateResult:
+    """The frames laid on the slices that they name are the mask, voxel for voxel."""
+    index = {header.reference: k for k, header in enumerate(expected.stack.slices)}
+    found = np.zeros_like(expected.mask)
+    for frame in frames:
+        if frame.referenced and frame.referenced[0] in index and frame.pixels.shape == found.shape[1:]:
+            found[index[frame.referenced[0]]] |= frame.pixels
+    off = int(np.count_nonzero(found ^ expected.mask))
+    return _at_most("SEG_VOXELS", off, 0, "voxels of the segmentation that are not the mask's")
+
+
+# --- the preview ------------------------------------------------------------------------------------------------------
+
+PAGE_PIXELS: Final = (1754, 1241)  # rows, columns: A4 at 150 to the inch
+INK_SHARE: Final = (0.05, 0.95)  # of a page's pixels: less is a blank page, more is a black one
+_PAPER: Final = 245  # of 255 in every colour, and brighter, is paper
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """A preview as read back. `texts` are a document's pages, or the one comment that goes with an image.
+
+    page: the first page as pixels `[row, column, (red, green, blue)]`; form: how it is encoded; images and objects:
+    what it says it comes from; twin: whether the document of the same result shows this very page, None where there is
+    no such document.
+    """
+
+    instance: InstanceFacts
+    form: str
+    burned_in: str
+    page: NDArray[np.uint8]
+    texts: tuple[str, ...]
+    images: tuple[ImageReference, ...]
+    objects: tuple[str, ...]
+    identity: Mapping[str, bytes]
+    optional: Mapping[str, bytes]
+    twin: bool | None = None
+
+
+def judge_page(
+    kind: str, form: str, facts: PageFacts, structure_uid: str, expected: Expected
+) -> tuple[GateResult, ...]:
+    """All gates on the preview, as an image or as a document; `form` is how that kind is to be encoded."""
+    return (
+        _judge_instance(f"INSTANCE_{kind}", facts.instance, expected.instance),
+        _equal(f"FORM_{kind}", facts.form, form),
+        _equal(f"BURNED_IN_{kind}", facts.burned_in, "YES"),
+        _judge_sources(f"REFERENCES_{kind}", facts, structure_uid, expected.stack),
+        *_judge_paper(kind, facts),
+        *_judge_words(kind, facts.texts, expected.content),
+        *_judge_twin(kind, facts.twin),
+        _judge_identity(f"IDENTITY_{kind}", facts.identity, expected.identity),
+        _judge_optional(f"OPTIONAL_{kind}", facts.optional, expected.optional),
+    )
+
+
+def _judge_sources(name: str, facts: PageFacts, structure_uid: str, stack: Stack) -> GateResult:
+    images = sorted(uid for uid, frame in facts.images if frame is None)
+    right = (
+        len(images) == len(facts.images) and images == sorted(_instances(stack)) and facts.objects == (structure_uid,)
+    )
+    return _holds_if(name, not right, "it names every image of the series once, and the structure set that it shows")
+
+
+def _judge_twin(kind: str, same: bool | None) -> tuple[GateResult, ...]:
+    said = "the image is the first page of the document"
+    return () if same is None else (_holds_if(f"SAME_PAGE_{kind}", not same, said),)
+
+
+def _judge_paper(kind: str, facts: PageFacts) -> tuple[GateResult, ...]:
+    rows, columns = facts.page.shape[:2]
+    inked = float(np.mean((facts.page < _PAPER).any(axis=-1)))
+    least, most = INK_SHARE
+    return (
+        _equal(f"PAGE_SIZE_{kind}", f"{rows} x {columns}", f"{PAGE_PIXELS[0]} x {PAGE_PIXELS[1]}"),
+        _at_least(f"NOT_BLANK_{kind}", inked, least, "of the page is drawn on"),
+        _at_most(f"NOT_BLACK_{kind}", inked, most, "of the page is drawn on"),
+    )
+
+
+def _judge_words(kind: str, texts: Sequence[str], content: ReportContent) -> tuple[GateResult, ...]:
+    """Every page says that it is unverified and of what weights; the first one says category and volume."""
+    unsaid = not texts or any("UNVERIFIED" not in text for text in texts)
+    silent = content.bundle.synthetic and (not texts or any(SYNTHETIC_NOTICE not in text for text in texts))
+    first = texts[0] if texts else ""
+    wrong = content.staging.text not in first or content.volume_said not in first
+    return (
+        _holds_if(f"UNVERIFIED_{kind}", unsaid, "every page says that it is an unverified draft"),
+        _holds_if(f"NOTICE_{kind}", silent, "every page of a synthetic bundle's result says so"),
+        _holds_if(f"STATEMENT_{kind}", wrong, "category, or the set, and volume are the report's"),
+    )
+
+
 # --- small words ------------------------------------------------------------------------------------------------------
+
+
+def _judge_segments(name: str, found: tuple[SegmentReference, ...], expected: Expected) -> GateResult:
+    said = "names the segment of this result" if expected.segments else "names no segment"
+    return _holds_if(name, found != expected.segments, f"wanted: {said}")
+
+
+def _judge_tracking(name: str, found: tuple[str, ...], expected: Expected) -> GateResult:
+    """The lesion has one tracking UID in all objects that track it; those that do not need none."""
+    wanted = (expected.tracking_uid,) if expected.tracking_uid else ()
+    return _holds_if(name, found != wanted, "one tracking UID in segmentation and report")
 
 
 def _judge_identity(name: str, found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> GateResult:

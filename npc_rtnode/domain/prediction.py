@@ -23,6 +23,7 @@ class BundleStatement:
     statement: str
     staging_edition: str
     threshold: float
+    calibrated: bool = False  # the stage probabilities, on cases that training did not see
 
     @property
     def synthetic(self) -> bool:

@@ -195,10 +195,15 @@ class WorkIdentity:
 
 
 class ObjectKind(StrEnum):
-    """The kinds of object the node writes."""
+    """The kinds of object the node writes, in the order in which they are written: each names only earlier ones."""
 
+    SEG = "SEG"  # Segmentation, binary
     RTSTRUCT = "RTSTRUCT"
-    SR = "SR"
+    SR = "SR"  # Comprehensive SR, PS3.16 TID 1500
+    SR_ENHANCED = "SR_ENHANCED"  # Enhanced SR, and
+    SR_TEXT = "SR_TEXT"  # Basic Text SR: for a PACS that shows no other
+    PREVIEW = "PREVIEW"  # Secondary Capture: the first page as a picture
+    PDF = "PDF"  # Encapsulated PDF: the pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,7 @@ class WrittenObject:
     sop_class_uid: str
     sop_uid: str
     encoded: bytes
+    variant: str = ""  # of its form (domain/profiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +334,7 @@ class ResultToCommit:
     """What the write stage hands to the ledger: the objects, where they are owed, and why they wait, if they do."""
 
     objects: tuple[tuple[WrittenObject, str], ...]  # (object, SHA-256 of its stored bytes)
-    owed: tuple[tuple[ObjectKind, str], ...]  # (kind, destination)
+    owed: tuple[tuple[str, str], ...]  # (SOP Instance UID, destination)
     holds: tuple[Finding, ...]
     releasable: bool
     results: Mapping[str, object]

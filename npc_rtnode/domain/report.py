@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Grid
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.prediction import BundleStatement, Prediction
-from npc_rtnode.domain.records import Finding
+from npc_rtnode.domain.profiles import Form, ObjectOrder
+from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.staging import TStaging, staging_of
 
 SYNTHETIC_NOTICE: Final = "SYNTHETIC PHANTOM WEIGHTS - NOT FOR CLINICAL USE"
@@ -25,8 +26,18 @@ IMAGING_ONLY: Final = (
     "Imaging only: proposed by an algorithm from one MR series, without clinical examination or endoscopy. "
     "A draft for a physician to check, change or reject."
 )
+NOT_VISIBLE: Final = (
+    "Cranial-nerve palsy and other clinical facts are not visible to the model; where they decide the T category it is "
+    "wrong without knowing."
+)
+ANSWERS: Final = "The model answers T1 to T4 only: no tumour, Tis and TX are not among its answers."
+CALIBRATED: Final = "The four probabilities are calibrated, as the bundle's card states, and sum to 1.0000."
+NOT_CALIBRATED: Final = "The four probabilities are not calibrated; they sum to 1.0000."
 NOT_CHECKED: Final = ("histology", "prior radiotherapy", "metastasis, nodal or distant")
 VOLUME_DEFINITION: Final = "Volume is the number of voxels inside times the volume of one voxel."
+
+TRACKED: Final = "GTVp"
+"""Tracking identifier of the lesion, in the segmentation and in the report."""
 
 _LONG_STRING: Final = 64  # LO, PS3.5 6.2
 _SHORT_TEXT: Final = 1024  # ST
@@ -64,6 +75,18 @@ class ContentChoices(Protocol):
         """Of the report's own series."""
 
     @property
+    def series_number_seg(self) -> int:
+        """Of the segmentation's own series."""
+
+    @property
+    def series_number_preview(self) -> int:
+        """Of the preview image's own series."""
+
+    @property
+    def series_number_pdf(self) -> int:
+        """Of the preview document's own series."""
+
+    @property
     def uncertain_below(self) -> float:
         """A top probability below this is called uncertain, 0-1."""
 
@@ -73,7 +96,7 @@ class ObjectPlan:
     """All that shapes the objects besides the images and the prediction; the same plan gives the same bytes.
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
-    marked as one of ours; result_revision: 1 for the first result of a series revision.
+    marked as one of ours; result_revision: 1 for the first result of a series revision; orders: what is to be written.
     """
 
     work_key: str
@@ -87,6 +110,7 @@ class ObjectPlan:
     findings: tuple[Finding, ...]
     phantom: bool
     result_revision: int
+    orders: tuple[ObjectOrder, ...] = (ObjectOrder(ObjectKind.RTSTRUCT), ObjectOrder(ObjectKind.SR))
 
     @property
     def local_time(self) -> datetime:
@@ -98,6 +122,18 @@ class ObjectPlan:
     def uid(self, what: str) -> str:
         """The UID of one thing in this result: object, series or tracked lesion."""
         return derived_uid(self.work_key, what)
+
+    def object_uid(self, order: ObjectOrder) -> str:
+        """The SOP Instance UID of what is ordered."""
+        return self.uid(order.name)
+
+    def series_uid(self, order: ObjectOrder) -> str:
+        """The Series Instance UID of what is ordered: a series of its own."""
+        return self.uid(f"series-{order.name}")
+
+    def roi_name(self, form: Form) -> str:
+        """ROIName (LO) in this form."""
+        return plain(form.roi_name or self.content.roi_name, _LONG_STRING)
 
 
 @dataclass(frozen=True)
@@ -117,6 +153,11 @@ class ReportContent:
     def volume_text(self) -> str:
         """cm3, three decimals: the one spelling in ROIVolume and in the SR."""
         return f"{self.volume_cc:.3f}"
+
+    @property
+    def volume_said(self) -> str:
+        """`19.8 cm3`; below one cubic centimetre with all three decimals."""
+        return f"{self.volume_cc:.1f} cm3" if self.volume_cc >= 1 else f"{self.volume_text} cm3"
 
     @property
     def stage_line(self) -> str:
@@ -169,9 +210,15 @@ class ReportContent:
         return "NOT checked: " + "; ".join(NOT_CHECKED)
 
     @property
+    def calibration(self) -> str:
+        """What the probabilities are worth, as the bundle states it."""
+        return CALIBRATED if self.bundle.calibrated else NOT_CALIBRATED
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """Comments of the SR, in the order a reader should meet them."""
-        said = [IMAGING_ONLY, f"{self.not_checked}.", VOLUME_DEFINITION, f"Staging edition: {self.staging.edition}."]
+        said = [IMAGING_ONLY, NOT_VISIBLE, f"{self.not_checked}.", VOLUME_DEFINITION]
+        said += [f"Staging edition: {self.staging.edition}. {ANSWERS}", self.calibration]
         if self.dropped_cc > 0:
             said.append(f"Post-processing left out {self.dropped_cc:.3f} cc in small or distant parts.")
         said += [f"Warning: {finding}" for finding in self.findings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -37,10 +38,15 @@ CT_CATEGORIES: Final[Mapping[str, Code]] = MappingProxyType(
         "T4": Code("1228944003", "SCT", "American Joint Committee on Cancer cT4"),
     }
 )
-AJCC_8: Final = Code("897275008", "SCT", "AJCC Cancer Staging Manual 8th edition")
+FINDING_METHOD: Final = Code("418775008", "SCT", "Finding method")  # "by imaging alone" in code
+AJCC_8: Final = Code("897275008", "SCT", "AJCC Cancer Staging Manual 8th edition")  # mCODE, TNM Staging Method
+AJCC_9: Final = Code("1269566009", "SCT", "AJCC Cancer Staging Manual 9th version")  # mCODE, TNM Staging Method
+EDITIONS: Final[Mapping[str, Code]] = MappingProxyType({"8": AJCC_8, "9": AJCC_9})
+_EDITION: Final = re.compile(r"\b(\d+)th\b|\bversion (\d+)\b", re.IGNORECASE)
 
 # --- measurements -----------------------------------------------------------------------------------------------------
 
+TRACKING_UID: Final = Code("112040", "DCM", "Tracking Unique Identifier")
 VOLUME: Final = Code("118565006", "SCT", "Volume")
 CUBIC_CENTIMETRE: Final = Code("cm3", "UCUM", "cubic centimeter")
 VOXEL_SUM: Final = Code("126030", "DCM", "Sum of segmented voxel method for volume")  # CID 7474
@@ -52,7 +58,14 @@ SOURCE_OF_MEASUREMENT: Final = Code("121112", "DCM", "Source of Measurement")
 # --- the document -----------------------------------------------------------------------------------------------------
 
 IMAGING_MEASUREMENT_REPORT: Final = Code("126000", "DCM", "Imaging Measurement Report")  # CID 7021
+LANGUAGE: Final = Code("121049", "DCM", "Language of Content Item and Descendants")
 LANGUAGE_EN_US: Final = Code("en-US", "RFC5646", "English (United States)")
+IMAGING_REPORT: Final = Code("18748-4", "LN", "Diagnostic Imaging Report")  # CID 7000
+FINDINGS: Final = Code("121070", "DCM", "Findings")  # CID 7001
+FINDING: Final = Code("121071", "DCM", "Finding")
+CONCLUSIONS: Final = Code("121076", "DCM", "Conclusions")  # CID 7001
+PROCEDURE_REPORTED: Final = Code("121058", "DCM", "Procedure reported")
+KEY_IMAGE: Final = Code("121080", "DCM", "Best illustration of finding")
 DEVICE: Final = Code("121007", "DCM", "Device")  # CID 270
 ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
 COMMENT: Final = Code("121106", "DCM", "Comment")
@@ -60,5 +73,9 @@ INDICATION: Final = Code("121109", "DCM", "Indications for Procedure")
 
 
 def edition_code(edition: str) -> Code | None:
-    """The code of a staging edition as bundles spell it, or None where no code is known to us."""
-    return AJCC_8 if "8th edition" in edition else None
+    """The code of a staging edition as bundles spell it, or None where no code is known to us.
+
+    The first edition that is named counts: "8th edition (T category unchanged in the 9th)" is the 8th.
+    """
+    found = _EDITION.search(edition)
+    return EDITIONS.get(found[1] or found[2]) if found else None

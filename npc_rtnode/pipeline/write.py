@@ -11,7 +11,8 @@ from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, may_send, m
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
-from npc_rtnode.domain.records import Finding, JobInHand, ObjectKind, ResultToCommit, WrittenObject
+from npc_rtnode.domain.profiles import orders_for, orders_of
+from npc_rtnode.domain.records import Finding, JobInHand, ResultToCommit, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.domain.retry import OTHER_ORDER
 from npc_rtnode.errors import OutputFault
@@ -21,6 +22,9 @@ from npc_rtnode.settings import ContentSettings, Destination
 
 STAGE = "write"
 LEASE_S = 300
+
+Stored = tuple[tuple[WrittenObject, str], ...]
+"""Objects, each with the SHA-256 of its stored bytes."""
 
 
 @dataclass(frozen=True)
@@ -106,23 +110,27 @@ class Writer:
             findings=case.prediction.findings,
             phantom=case.phantom,
             result_revision=job.result_revision,
+            orders=orders_for(self.destinations, self.letterhead.content.roi_name),
         )
 
-    def _result(
-        self, case: Case, stored: tuple[tuple[WrittenObject, str], ...], gates: Sequence[GateResult]
-    ) -> ResultToCommit:
-        asking = [destination for destination in self.destinations if _kinds(destination, stored)]
+    def _result(self, case: Case, stored: Stored, gates: Sequence[GateResult]) -> ResultToCommit:
+        asking = list(self.destinations)
         wanted = [destination for destination in asking if may_show(case.enhanced_mr, destination.enhanced_mr)]
         failed = [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
         never = [*(f for f in failed if f.code not in RELEASABLE), *_forbidden(case, wanted)]
         wait = [*(f for f in failed if f.code in RELEASABLE), *_undeclared(asking, wanted)]
-        owed = () if never else tuple((kind, d.name) for d in wanted for kind in _kinds(d, stored))
+        owed = () if never else self._owed(wanted, stored)
         told = _told(case, gates) | {"not_owed": _not_owed(asking, wanted)}
         return ResultToCommit(stored, owed, (*never, *wait), not never, told)
 
-
-def _kinds(destination: Destination, stored: tuple[tuple[WrittenObject, str], ...]) -> list[ObjectKind]:
-    return [item.kind for item, _ in stored if item.kind in destination.objects]
+    def _owed(self, wanted: Sequence[Destination], stored: Stored) -> tuple[tuple[str, str], ...]:
+        """Each destination's objects in the form that it wants."""
+        uids = {(item.kind, item.variant): item.sop_uid for item, _ in stored}
+        return tuple(
+            (uids[order.kind, order.variant], destination.name)
+            for destination in wanted
+            for order in orders_of(destination, self.letterhead.content.roi_name)
+        )
 
 
 def _forbidden(case: Case, wanted: Sequence[Destination]) -> list[Finding]:

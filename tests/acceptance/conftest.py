@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.hospital import Destination, Scanner, leaks
 from tests.acceptance.node import Node, View, example
+from tests.proving import Watch, watch_arrivals
 
 _LEFT_TO_GC = (
     # pynetdicom's plain server, which plays TPS and archive here, leaves the sockets of peers that died to the garbage
@@ -66,3 +67,17 @@ def node(folder: Path, settings: View) -> Iterator[Node]:
 def scanner(node: Node) -> Scanner:
     """The sender that the node knows."""
     return Scanner(node.port)
+
+
+@pytest.fixture(scope="session")
+def _watch() -> Iterator[Watch]:
+    """Remembers every object of ours that arrives at a destination in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield watch_arrivals(patch)
+
+
+@pytest.fixture(autouse=True)
+def _arrived_objects_are_good(_watch: Watch) -> Iterator[None]:
+    """Whatever a running node delivers must find no objection: dciodvfy's, DCMTK's, or our own."""
+    yield
+    assert _watch.ask() == []

@@ -135,7 +135,8 @@ class Ledger:
             (WrittenObject(kind, f"1.2.840.{n}", f"2.25.{int(job.work_key[:8], 16)}{n}", b"x"), f"{n}" * 64)
             for n, kind in enumerate((ObjectKind.RTSTRUCT, ObjectKind.SR), 1)
         )
-        owed = ((ObjectKind.RTSTRUCT, "tps"), (ObjectKind.RTSTRUCT, "pacs"), (ObjectKind.SR, "pacs"))
+        (structure, _), (report, _) = objects
+        owed = ((structure.sop_uid, "tps"), (structure.sop_uid, "pacs"), (report.sop_uid, "pacs"))
         values: dict[str, object] = {"objects": objects, "owed": owed, "holds": (), "releasable": True}
         values["results"] = {"synthetic": True, "phantom": True}
         return ResultToCommit(**{**values, **changes})  # type: ignore[arg-type]

@@ -11,11 +11,10 @@ import numpy as np
 
 from npc_rtnode.domain.gates import GateResult, Outcome
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
-from npc_rtnode.domain.identifiers import derived_uid, sha256_hex
+from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     InstanceIdentity,
-    ObjectKind,
     ReceivedInstance,
     SendReceipt,
     SeriesAttributes,
@@ -192,8 +191,10 @@ class FakeObjects:
         """Bytes that follow from the plan alone."""
         self.plans.append(plan)
         return tuple(
-            WrittenObject(kind, "1.2.840", derived_uid(plan.work_key, kind), f"{kind} {plan.created_at}".encode())
-            for kind in ObjectKind
+            WrittenObject(
+                order.kind, "1.2.840", plan.object_uid(order), f"{order.name} {plan.created_at}".encode(), order.variant
+            )
+            for order in plan.orders
         )
 
     def judge(

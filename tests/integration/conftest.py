@@ -13,6 +13,7 @@ from npc_rtnode.adapters.database.engine import open_engine
 from npc_rtnode.adapters.database.tables import Table
 from tests.builders.ledger import Ledger
 from tests.postgres import Server
+from tests.proving import Watch, watch_writers
 
 BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.postgres))
 
@@ -73,3 +74,17 @@ def _upgraded(url: str) -> str:
     schema.upgrade(engine)
     engine.dispose()
     return url
+
+
+@pytest.fixture(scope="session")
+def _watch() -> Iterator[Watch]:
+    """Remembers every object that the node writes in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield watch_writers(patch)
+
+
+@pytest.fixture(autouse=True)
+def _written_objects_are_good(_watch: Watch) -> Iterator[None]:
+    """Whatever a test lets the node write must find no objection: dciodvfy's, DCMTK's, or our own."""
+    yield
+    assert _watch.ask() == []

@@ -27,9 +27,9 @@ from tests.builders.enhanced import ENHANCED_MR_IMAGE_STORAGE, make_enhanced
 from tests.builders.headers import real_files
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import plan_of, prediction_of, tube
-from tests.integration.test_rtstruct import complaints
 from tests.integration.test_sr import dsrdump
 from tests.integration.test_verify import Result, altered, contours, holding, item_of
+from tests.proving import complaints
 
 READER = DicomSeriesReader()
 SHUFFLED = (7, 3, 19, 0, 12, 5, 16, 1, 9, 14, 2, 18, 6, 11, 4, 17, 8, 13, 10, 15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.conflicts import Keep
@@ -18,20 +20,37 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, InstanceRow, JobRow, Table
 from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
-from npc_rtnode.domain.records import AssociationInfo, Choice, Closing, Finding, ObjectKind, SendReceipt, StoreOutcome
+from npc_rtnode.domain.profiles import Form, ObjectOrder
+from npc_rtnode.domain.records import (
+    AssociationInfo,
+    Choice,
+    Closing,
+    Finding,
+    ObjectKind,
+    SendReceipt,
+    StoreOutcome,
+    WrittenObject,
+)
 from npc_rtnode.domain.retry import GiveUp, Postpone
 from npc_rtnode.errors import Forbidden, LeaseLost, LedgerUnavailable, NotFound, SchemaFault
 from tests.builders.ledger import NOON, QUIET_S, Ledger
 from tests.integration.conftest import BACKENDS
 
+ECLIPSE = ObjectOrder(ObjectKind.RTSTRUCT, Form("GTVp_AI"))
+
+
+def migrate(engine: Engine, to: str, by: Callable[[Config, str], None] = command.downgrade) -> None:
+    """Take migrations back, or apply them, to a revision."""
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_folder()))
+    with schema.migrating(engine) as connection:
+        config.attributes["connection"] = connection
+        by(config, to)
+
 
 def downgrade(engine: Engine) -> None:
     """Take every migration back."""
-    config = Config()
-    config.set_main_option("script_location", str(schema.migrations_folder()))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+    migrate(engine, "base")
 
 
 def send_all(ledger: Ledger, *destinations: str) -> None:
@@ -65,6 +84,26 @@ class TestSchema:
         schema.require_head(engine)
         assert schema.differences(engine) == []
         engine.dispose()
+
+    def test_objects_of_before_keep_their_row_as_the_plain_form(self, ledger: Ledger) -> None:
+        """0002 on a ledger with results: nothing is lost, the objects are the plain ones, and back again."""
+        ledger.written()
+        before = ledger.queries.study(ledger.study())["series"][0]["jobs"][0]["objects"]
+        migrate(ledger.engine, "0001")
+        migrate(ledger.engine, "head", command.upgrade)
+        assert schema.differences(ledger.engine) == []
+        after = ledger.queries.study(ledger.study())["series"][0]["jobs"][0]["objects"]
+        assert after == before
+        assert [item["variant"] for item in after] == ["", ""]
+
+    def test_rows_that_point_at_nothing_take_a_migration_back(self, ledger: Ledger) -> None:
+        """What is not checked while tables are made anew is checked before the commit, and checked again ever after."""
+        ledger.written()
+        with pytest.raises((SchemaFault, LedgerUnavailable, IntegrityError)), schema.migrating(ledger.engine) as moving:
+            moving.execute(text("DELETE FROM jobs"))
+        assert ledger.job_state() == "WRITTEN"
+        with pytest.raises(IntegrityError), ledger.engine.begin() as usual:
+            usual.execute(text("DELETE FROM jobs"))
 
     def test_two_upgrades_at_once_make_one_schema(self, empty_url: str) -> None:
         """The second one waits for the first, and finds its work done."""
@@ -229,7 +268,7 @@ class TestIntake:
         ledger.receive("1.2.3.9")
         assert ledger.job_state() == "CANCELLED"
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
@@ -238,10 +277,49 @@ class TestIntake:
         ledger.written()
         send_all(ledger, "tps", "pacs")
         ledger.receive("1.2.3.9")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         with pytest.raises(Forbidden, match="SUPERSEDED"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+
+    def two_forms(self, ledger: Ledger) -> tuple[str, str]:
+        """A written job with two structure sets, the plain one owed to tps and the other to eclipse."""
+        plain = WrittenObject(ObjectKind.RTSTRUCT, "1.2.840.1", "2.25.71", b"x")
+        named = WrittenObject(ObjectKind.RTSTRUCT, "1.2.840.1", "2.25.72", b"y", ECLIPSE.variant)
+        owed = ((plain.sop_uid, "tps"), (named.sop_uid, "eclipse"))
+        ledger.written(objects=((plain, "7" * 64), (named, "8" * 64)), owed=owed)
+        return plain.sop_uid, named.sop_uid
+
+    def test_each_destination_is_owed_its_form(self, ledger: Ledger) -> None:
+        """Two objects of one kind stand in the ledger, and each goes where it is wanted."""
+        plain, named = self.two_forms(ledger)
+        for destination, sop_uid in (("tps", plain), ("eclipse", named)):
+            delivery = ledger.work.claim_delivery(destination, ledger.now, 60)
+            assert delivery is not None
+            assert delivery.sop_uid == sop_uid
+            assert ledger.work.claim_delivery(destination, ledger.now, 60) is None
+
+    @pytest.mark.parametrize(
+        ("destination", "order", "number"),
+        [("eclipse", "plain", 1), ("new", "plain", 0), ("new", "named", 1)],
+        ids=["what it had before", "the plain form", "its own form"],
+    )
+    def test_resending_picks_the_form(self, ledger: Ledger, destination: str, order: str, number: int) -> None:
+        """What a destination was owed before it gets again, whatever the settings say by now; a new one its wish."""
+        uids = self.two_forms(ledger)
+        send_all(ledger, "tps", "eclipse")
+        wanted = ECLIPSE if order == "named" else ObjectOrder(ObjectKind.RTSTRUCT)
+        (line,) = ledger.desk.resend(
+            ledger.study(), ledger.word(), Resending(((destination, (wanted,)),), lambda *_: "")
+        )
+        assert uids[number] in line
+
+    def test_a_form_that_was_never_written_is_not_resent(self, ledger: Ledger) -> None:
+        """Nothing is made up for a wish that came after the result."""
+        self.two_forms(ledger)
+        wanted = ObjectOrder(ObjectKind.RTSTRUCT, Form("GTV_new"))
+        with pytest.raises((NotFound, Forbidden)):
+            ledger.desk.resend(ledger.study(), ledger.word(), Resending((("new", (wanted,)),), lambda *_: ""))
 
     def test_a_result_finished_after_its_series_was_superseded_is_dropped(self, ledger: Ledger) -> None:
         """A late slice that comes while the result is being written ends that result."""
@@ -391,7 +469,7 @@ class TestWork:
         with pytest.raises(NotFound):
             ledger.desk.retry(study, word)
         with pytest.raises(Forbidden, match="HELD"):
-            ledger.desk.resend(study, word, Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: ""))
+            ledger.desk.resend(study, word, Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: ""))
         assert ledger.job_state() == "HELD"
 
     def test_delivered_means_every_delivery_was_accepted(self, ledger: Ledger) -> None:
@@ -432,7 +510,7 @@ class TestWork:
         """A resend owes the same object row, so the same UID and digest, to the named destination alone."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda *_: "")
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
         ledger.desk.resend(ledger.study(), ledger.word(), resending)
         again = ledger.work.claim_delivery("tps", ledger.now, 60)
         assert again is not None
@@ -443,7 +521,7 @@ class TestWork:
         """A destination that may not have a synthetic result does not get it by a resend either."""
         ledger.written()
         send_all(ledger, "tps", "pacs")
-        resending = Resending((("elsewhere", (ObjectKind.RTSTRUCT,)),), lambda *_: "no")
+        resending = Resending((("elsewhere", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "no")
         with pytest.raises(Forbidden, match="elsewhere"):
             ledger.desk.resend(ledger.study(), ledger.word(), resending)
 

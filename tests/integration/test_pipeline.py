@@ -24,6 +24,7 @@ from npc_rtnode.domain.records import (
     Choice,
     Closing,
     InstanceIdentity,
+    ObjectKind,
     ReceivedInstance,
     SendReceipt,
     SeriesAttributes,
@@ -927,6 +928,24 @@ class TestWrite:
         owed = [(o["kind"], d["destination"]) for o in job["objects"] for d in o["deliveries"]]
         assert owed == [("RTSTRUCT", "tps"), ("RTSTRUCT", "pacs"), ("SR", "pacs")]
         assert job["results"]["gates"][0]["gate"] == "ROUND_TRIP_DICE"
+
+    def test_each_destination_is_owed_the_form_it_wants(self, ledger: Ledger) -> None:
+        """Three destinations, two structure sets, two reports: who wants the same shares it, in one transaction."""
+        named = {"profile": "eclipse", "roi_name": "GTVp_AI"}
+        eclipse = TPS.model_copy(update={"name": "eclipse", **named})
+        archive = PACS.model_copy(update={"name": "archive", "objects": (ObjectKind.SEG, ObjectKind.SR)})
+        assert self.run(ledger, destinations=(TPS, eclipse, PACS, archive)) == "WRITTEN"
+        owed = [
+            (o["kind"], bool(o["variant"]), [d["destination"] for d in o["deliveries"]])
+            for o in newest_job(ledger)["objects"]
+        ]
+        assert owed == [
+            ("SEG", False, ["archive"]),
+            ("RTSTRUCT", False, ["tps", "pacs"]),
+            ("RTSTRUCT", True, ["eclipse"]),
+            ("SR", False, ["pacs"]),
+            ("SR", True, ["archive"]),
+        ]
 
     def test_a_failed_gate_holds_for_good(self, ledger: Ledger) -> None:
         """What did not read back right is never sent, whoever asks."""

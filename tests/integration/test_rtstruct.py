@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from npc_rtnode.domain.rasterising import dice
 from npc_rtnode.errors import GeometryRefused, InputFault, OutputFault
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import GEOMETRIES, SHAPES, ball, plan_of, prediction_of, ragged, stack_for, tube
+from tests.proving import complaints
 
 CHARSETS: dict[str, tuple[str | Sequence[str] | None, bytes]] = {
     "none": (None, b"YAMADA^TARO"),
@@ -31,13 +31,6 @@ CHARSETS: dict[str, tuple[str | Sequence[str] | None, bytes]] = {
     "gbk_as_latin1": ("ISO_IR 100", "张^三丰".encode("gbk")),
     "iso_2022_ir_58": (["", "ISO 2022 IR 58"], b"Zhang^San=\x1b$)A\xd5\xc5^\x1b$)A\xc8\xfd\xb7\xe1"),
 }
-
-
-def complaints(dciodvfy: str, file: Path) -> list[str]:
-    """dciodvfy's errors and warnings; its exit status says nothing (outputs.md 0.6)."""
-    done = subprocess.run([dciodvfy, "-new", file], capture_output=True, check=False)
-    lines = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
-    return [line for line in lines if line.startswith(("Error", "Warning"))]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -10,18 +11,23 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from npc_rtnode.adapters.dicom.identity import IDENTITY, raw_bytes
+from npc_rtnode.adapters.dicom.objects import DicomObjects
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
 from npc_rtnode.adapters.dicom.sr import write_sr
 from npc_rtnode.adapters.dicom.verify import report_facts
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import orders_of
 from npc_rtnode.domain.records import Finding, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.settings import Destination
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import GEOMETRIES, bundle_statement, plan_of, prediction_of, stack_for, tube
-from tests.integration.test_rtstruct import CHARSETS, complaints
+from tests.integration.test_rtstruct import CHARSETS
+from tests.proving import complaints
 
 UNSURE = (0.02, 0.45, 0.43, 0.10)
 
@@ -118,6 +124,91 @@ def test_highdicom_reads_the_values_back(tmp_path: Path) -> None:
     assert group.finding_category.value == "130041"
     assert group.tracking_uid == plan_of().uid("tracking-GTVp")
     assert (document.VerificationFlag, document.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+
+
+@pytest.mark.peer("tid1500reader")
+@pytest.mark.parametrize("segmentation", [False, True])
+def test_dcmqi_reads_the_values_back(tmp_path: Path, peer: Callable[[str], str], segmentation: bool) -> None:
+    """dcmqi's own TID 1500 reader: volume, four probabilities, stage, site, tracking UID, and the segment if any."""
+    stack, mask = stack_for(), tube(stack_for().grid.shape)
+    orders = orders_of(archive("SEG", "RTSTRUCT", "SR") if segmentation else archive("RTSTRUCT", "SR"), "GTVp^AI")
+    files = make_series(tmp_path / "mr")
+    *_, report = DicomObjects().write(stack, files, prediction_of(mask), plan_of(orders=orders))
+    (tmp_path / "sr.dcm").write_bytes(report.encoded)
+    command = [peer("tid1500reader"), "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json"]
+    subprocess.run(command, check=True, capture_output=True)
+    (group,) = json.loads((tmp_path / "sr.json").read_text("utf-8"))["Measurements"]
+    volume, *shares = group["measurementItems"]
+    assert (volume["units"]["CodeValue"], float(volume["value"])) == ("cm3", report_facts(report).volume_cc)
+    found = {s["measurementModifiers"][0]["modifierValue"]["CodeValue"]: float(s["value"]) for s in shares}
+    assert found == {"1228889001": 0.02, "1228929004": 0.11, "1228938002": 0.69, "1228944003": 0.18}
+    said = {q["conceptCode"]["CodeValue"]: q["conceptValue"] for q in group["qualitativeEvaluations"]}
+    assert said["399504009"]["CodeValue"] == "1228938002"
+    assert group["TrackingUniqueIdentifier"] == plan_of().uid("tracking-GTVp")
+    assert group["FindingSite"]["CodeValue"] == "71836000"
+    assert group.get("ReferencedSegment") == (1 if segmentation else None)
+
+
+def archive(*kinds: str) -> Destination:
+    """An archive that wants these."""
+    return Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, objects=kinds)
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "meaning"),
+    [
+        ("UICC/AJCC 8th edition (T category unchanged in the 9th)", "897275008", "8th edition"),
+        ("AJCC Version 9 (T category as in the 8th edition)", "1269566009", "9th version"),
+        ("AJCC 7th edition", None, "AJCC 7th edition"),
+    ],
+)
+def test_the_edition_stands_at_every_category(tmp_path: Path, said: str, value: str | None, meaning: str) -> None:
+    """Coded where a code is known, else in the bundle's words; at the stage, at each probability, and in doubt."""
+    for stages in ((0.02, 0.11, 0.69, 0.18), UNSURE):
+        _, report = written(tmp_path, plan_of(bundle=bundle_statement(staging_edition=said)), stages)
+        categories = [i for i in tree(report) if i.ConceptNameCodeSequence[0].CodeValue == "399504009"]
+        assert len(categories) == 5
+        for category in categories:
+            edition = category.ContentSequence[0]
+            coded = edition.ValueType == "CODE"
+            assert (edition.ConceptCodeSequence[0].CodeValue if coded else None) == value
+            assert meaning in (edition.ConceptCodeSequence[0].CodeMeaning if coded else edition.TextValue)
+
+
+def test_imaging_alone_is_said_in_code_and_in_words(tmp_path: Path) -> None:
+    """The stage has its finding method; sentences name what no image shows and what is never answered."""
+    _, report = written(tmp_path)
+    (stage,) = [
+        i for i in tree(report) if i.RelationshipType == "CONTAINS" and i.ValueType == "CODE" and is_category(i)
+    ]
+    method = {i.ConceptNameCodeSequence[0].CodeValue: i.ConceptCodeSequence[0].CodeValue for i in stage.ContentSequence}
+    assert method["418775008"] == "113091000"
+    text = " ".join(report_facts(report).texts)
+    for words in ("Imaging only", "Cranial-nerve palsy", "T1 to T4 only", "NOT checked: histology"):
+        assert words in text
+
+
+def is_category(item: Dataset) -> bool:
+    """Whether it is a cT category."""
+    return bool(item.ConceptNameCodeSequence[0].CodeValue == "399504009")
+
+
+def tree(report: WrittenObject) -> list[Dataset]:
+    """Every content item."""
+    waiting, found = list(pydicom.dcmread(BytesIO(report.encoded)).ContentSequence), []
+    while waiting:
+        found.append(waiting.pop(0))
+        waiting += list(found[-1].get("ContentSequence", []))
+    return found
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_calibration_is_said_as_the_bundle_says_it(tmp_path: Path, calibrated: bool) -> None:
+    """A bundle whose probabilities were never calibrated does not pass for one whose were."""
+    _, report = written(tmp_path, plan_of(bundle=bundle_statement(calibrated=calibrated)))
+    text = " ".join(report_facts(report).texts)
+    assert ("are calibrated" in text) is calibrated
+    assert ("are not calibrated" in text) is not calibrated
 
 
 def test_in_doubt_no_stage_is_coded(tmp_path: Path) -> None:

@@ -398,7 +398,11 @@ def test_another_instance_than_the_planned_one_is_held(good: Result) -> None:
     other = plan_of(work_key="0" * 64)
     rtstruct = write_rtstruct(good.stack, good.files, good.mask, good.prediction, other)
     sr = write_sr(good.stack, good.files, good.mask, good.prediction, other, rtstruct)
-    assert holding(replace(good, rtstruct=rtstruct, sr=sr).judged()) == {"INSTANCE_RTSTRUCT", "INSTANCE_SR"}
+    assert holding(replace(good, rtstruct=rtstruct, sr=sr).judged()) == {
+        "INSTANCE_RTSTRUCT",
+        "INSTANCE_SR",
+        "SR_TRACKING",
+    }
 
 
 def test_what_the_images_say_of_age_and_institution_may_be_said(tmp_path: Path) -> None:

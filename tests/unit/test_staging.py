@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npc_rtnode.domain.staging import likeliest, rounded, staging_of
-from npc_rtnode.domain.vocabulary import AJCC_8, edition_code
+from npc_rtnode.domain.vocabulary import AJCC_8, AJCC_9, edition_code
 from npc_rtnode.errors import BundleFault
 
 EDITION = "UICC/AJCC 8th edition (T category unchanged in the 9th)"
@@ -82,6 +82,8 @@ def test_numbers_that_are_no_distribution_are_the_bundles_fault(probabilities: t
 
 
 def test_the_edition_has_a_code_only_where_one_is_known() -> None:
-    """The 8th edition is coded; another one would stand in text."""
+    """The 8th and the 9th are coded, the first that is named counts; another one would stand in text."""
     assert edition_code(EDITION) is AJCC_8
+    assert edition_code("AJCC Version 9 (T as in the 8th edition)") is AJCC_9
+    assert edition_code("UICC 9th edition") is AJCC_9
     assert edition_code("AJCC 12th") is None

@@ -14,20 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npc_rtnode.domain.contouring import polygons_of
+from npc_rtnode.drawing.views import Scene, View, cut, planes, strip
 from npc_rtnode.web.study_page import (
     PICTURE_BYTES,
     PICTURE_WIDTH,
-    Scene,
     StudyPage,
-    View,
-    cut,
     dashes,
     palette,
     picture,
-    planes,
     render,
     spelt,
-    strip,
 )
 
 SHAPE = (12, 48, 40)

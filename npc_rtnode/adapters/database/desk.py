@@ -17,7 +17,8 @@ from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, 
 from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
-from npc_rtnode.domain.records import ObjectKind, OpenSeries, WorkOrder
+from npc_rtnode.domain.profiles import ObjectOrder
+from npc_rtnode.domain.records import OpenSeries, WorkOrder
 from npc_rtnode.domain.selection import OUTRANKED
 from npc_rtnode.errors import Forbidden, NotFound
 
@@ -60,9 +61,9 @@ class Only:
 
 @dataclass(frozen=True)
 class Resending:
-    """What to send again: the destinations with the kinds each wants, and what forbids sending a result there."""
+    """What to send again: the destinations with what each wants, and what forbids sending a result there."""
 
-    wanted: tuple[tuple[str, tuple[ObjectKind, ...]], ...]
+    wanted: tuple[tuple[str, tuple[ObjectOrder, ...]], ...]
     forbidden: Callable[[dict[str, object], str], str]  # why a job with these results may not go there, or nothing
 
 
@@ -284,15 +285,22 @@ def _retry_job(session: Session, job: JobRow, word: Word) -> str:
 
 def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> list[str]:
     done = []
-    for destination, kinds in resending.wanted:
+    for destination, orders in resending.wanted:
         if because := resending.forbidden(job.results, destination):
             raise Forbidden(f"job {job.id} may not go to {destination}: {because}")
-        items = [item for item in job.objects if item.kind in kinds]
-        done += [_resend_object(session, item, destination, word) for item in items]
+        items = [_stored_for(job, order, destination) for order in orders]
+        done += [_resend_object(session, item, destination, word) for item in items if item is not None]
     if done:
         move(session, job, Event.RESENT, word.note)
         settle(session, job, word.at)
     return done
+
+
+def _stored_for(job: JobRow, order: ObjectOrder, destination: str) -> ObjectRow | None:
+    """The object of that kind that this destination was owed before, else the one in the form that it wants now."""
+    items = [item for item in job.objects if item.kind == order.kind]
+    owed = [item for item in items if any(delivery.destination == destination for delivery in item.deliveries)]
+    return next(iter([*owed, *(item for item in items if item.variant == order.variant)]), None)
 
 
 def _resend_object(session: Session, item: ObjectRow, destination: str, word: Word) -> str:

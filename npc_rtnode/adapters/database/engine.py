@@ -79,6 +79,17 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+@contextmanager
+def unchecked(connection: Connection) -> Iterator[None]:
+    """SQLite alone: this connection, before its transaction begins, does not check foreign keys meanwhile."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+
+
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if _is_reading(connection) else "BEGIN IMMEDIATE")
 

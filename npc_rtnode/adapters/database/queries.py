@@ -209,6 +209,7 @@ def _job(session: Session, row: JobRow) -> View:
 def _object(session: Session, row: ObjectRow) -> View:
     return {
         "kind": row.kind,
+        "variant": row.variant,
         "sop_uid": row.sop_uid,
         "sha256": row.sha256,
         "size": row.size,

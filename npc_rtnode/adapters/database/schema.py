@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from alembic import command
@@ -12,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 import npc_rtnode
-from npc_rtnode.adapters.database.engine import as_reader, translated
+from npc_rtnode.adapters.database.engine import as_reader, translated, unchecked
 from npc_rtnode.adapters.database.tables import Table
 from npc_rtnode.errors import SchemaFault
 
@@ -33,10 +35,25 @@ def _config(connection: Connection | None = None) -> Config:
 
 def upgrade(engine: Engine) -> None:
     """Bring the schema to this program's head; a no-op where it is there already, or where another is just at it."""
-    with translated(), engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
+    with migrating(engine) as connection:
         command.upgrade(_config(connection), "head")
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """One transaction in which tables may be rebuilt, without the limits of every day.
+
+    SQLite changes a constraint by making the table anew, during which rows of others point at nothing: they are checked
+    at the end, before the commit, and not meanwhile (sqlite.org/lang_altertable.html, 7).
+    """
+    sqlite = engine.dialect.name == "sqlite"
+    unchecking = unchecked if sqlite else nullcontext
+    with translated(), engine.connect() as connection, unchecking(connection), connection.begin():
+        if not sqlite:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        yield connection
+        if sqlite and connection.execute(text("PRAGMA foreign_key_check")).first():
+            raise SchemaFault("the migration would leave rows that point at nothing; it was taken back")
 
 
 def new_migration(engine: Engine, message: str) -> None:

@@ -206,14 +206,18 @@ class JobRow(LeaseColumns, Table):
 
 
 class ObjectRow(Table):
-    """One finished object; its bytes are in the outbox under their digest and never change."""
+    """One finished object; its bytes are in the outbox under their digest and never change.
+
+    `variant` tells forms of one kind apart (domain/profiles); empty is the plain one.
+    """
 
     __tablename__ = "objects"
-    __table_args__ = (UniqueConstraint("job_id", "kind"),)
+    __table_args__ = (UniqueConstraint("job_id", "kind", "variant"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
+    variant: Mapped[str] = mapped_column(String(16), server_default=text("''"))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sha256: Mapped[str] = mapped_column(String(64))

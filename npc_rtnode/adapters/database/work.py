@@ -319,17 +319,20 @@ def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
 def _store_result(session: Session, row: JobRow, result: ResultToCommit, now: datetime) -> None:
     row.results = {**row.results, **result.results}
     row.releasable = result.releasable
-    first = {item.kind: item for item in row.objects}  # committed by an earlier attempt: those bytes stand (ADR 0003)
+    first = {
+        item.sop_uid: item for item in row.objects
+    }  # committed by an earlier attempt: those bytes stand (ADR 0003)
     for item, sha256 in result.objects:
-        stored = first.get(item.kind) or _new_object(session, row, item, sha256, now)
-        for kind, destination in result.owed:
-            if kind == item.kind:
+        stored = first.get(item.sop_uid) or _new_object(session, row, item, sha256, now)
+        for sop_uid, destination in result.owed:
+            if sop_uid == item.sop_uid:
                 owe(session, stored, destination, Note(now))
 
 
 def _new_object(session: Session, row: JobRow, item: WrittenObject, sha256: str, now: datetime) -> ObjectRow:
     stored = ObjectRow(
         kind=item.kind,
+        variant=item.variant,
         sop_class_uid=item.sop_class_uid,
         sop_uid=item.sop_uid,
         sha256=sha256,

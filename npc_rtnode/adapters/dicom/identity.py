@@ -25,9 +25,11 @@ from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
 from npc_rtnode.adapters.dicom.elements import quietly
+from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
-from npc_rtnode.domain.records import ImageReference, SliceHeader
+from npc_rtnode.domain.profiles import ObjectOrder
+from npc_rtnode.domain.records import ImageReference, SliceHeader, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, plain
 from npc_rtnode.errors import GeometryRefused, InputFault, Unreadable
 
@@ -206,7 +208,7 @@ def raw_identity(ds: Dataset) -> dict[str, bytes]:
     return {keyword: raw_bytes(ds, Tag(keyword)) for keyword in IDENTITY}
 
 
-def stamp(ds: Dataset, plan: ObjectPlan, kind: str) -> None:
+def stamp(ds: Dataset, plan: ObjectPlan, order: ObjectOrder) -> None:
     """SOP Common, series and equipment elements of one of our objects (PS3.3 C.12.1, C.7.3.1, C.7.5.1)."""
     day, clock = plan.local_time.strftime("%Y%m%d"), plan.local_time.strftime("%H%M%S.%f")
     ds.InstanceCreationDate = ds.SeriesDate = day
@@ -214,12 +216,25 @@ def stamp(ds: Dataset, plan: ObjectPlan, kind: str) -> None:
     ds.InstanceCreatorUID = CREATOR_UID
     ds.TimezoneOffsetFromUTC = plan.utc_offset
     ds.InstanceNumber = plan.result_revision
-    ds.Modality = kind
-    ds.SOPInstanceUID, ds.SeriesInstanceUID = plan.uid(kind), plan.uid(f"series-{kind}")
+    ds.SOPClassUID, ds.Modality = KINDS[order.kind].sop_class_uid, KINDS[order.kind].modality
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = plan.object_uid(order), plan.series_uid(order)
     ds.Manufacturer = plain(plan.content.manufacturer, 64)
     ds.ManufacturerModelName = "npc_rtnode"
     ds.DeviceSerialNumber = plain(plan.content.device_serial, 64)
     ds.StationName = plain(plan.site, 16)
+
+
+def unclocked(ds: Dataset, plan: ObjectPlan) -> None:
+    """The plan's time where highdicom puts the wall clock's: in the content, and where it names itself."""
+    ds.ContentDate, ds.ContentTime = ds.InstanceCreationDate, ds.InstanceCreationTime
+    for equipment in ds.get("ContributingEquipmentSequence", []):
+        equipment.ContributionDateTime = f"{ds.ContentDate}{ds.ContentTime}{plan.utc_offset}"
+
+
+def finished(ds: Dataset, order: ObjectOrder, transfer_syntax: UID) -> WrittenObject:
+    """The object as the pipeline keeps it."""
+    encoded = encode(ds, transfer_syntax)
+    return WrittenObject(order.kind, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encoded, order.variant)
 
 
 def encode(ds: Dataset, transfer_syntax: UID) -> bytes:

@@ -2,28 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from npc_rtnode.adapters.dicom.preview import write_pdf, write_preview
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
+from npc_rtnode.adapters.dicom.seg import write_seg
 from npc_rtnode.adapters.dicom.sr import write_sr
+from npc_rtnode.adapters.dicom.sr_text import write_text_sr
 from npc_rtnode.adapters.dicom.verify import verify
 from npc_rtnode.domain.gates import GateResult, before_writing
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
 
 
+@dataclass(frozen=True)
+class Desk:
+    """What every writer is handed, and what lies there already; `sources` are the files of `stack.slices`, in order."""
+
+    stack: Stack
+    sources: Sequence[Path]
+    prediction: Prediction
+    plan: ObjectPlan
+    done: dict[ObjectOrder, WrittenObject] = field(default_factory=dict)
+
+    def structure(self, order: ObjectOrder) -> WrittenObject:
+        """The structure set that this object names."""
+        return self.done[order.needs[0]]
+
+
+def _rtstruct(desk: Desk, order: ObjectOrder) -> WrittenObject:
+    return write_rtstruct(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, order.form)
+
+
+def _seg(desk: Desk, _: ObjectOrder) -> WrittenObject:
+    return write_seg(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan)
+
+
+def _text_sr(desk: Desk, order: ObjectOrder) -> WrittenObject:
+    structure = desk.structure(order)
+    return write_text_sr(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, structure, order)
+
+
+def _sr(desk: Desk, order: ObjectOrder) -> WrittenObject:
+    structure = desk.structure(order)
+    return write_sr(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, structure, order.form)
+
+
+def _preview(desk: Desk, order: ObjectOrder) -> WrittenObject:
+    write = write_preview if order.kind is ObjectKind.PREVIEW else write_pdf
+    structure = desk.structure(order)
+    return write(desk.stack, desk.sources, desk.prediction.mask, desk.prediction, desk.plan, structure, order.form)
+
+
+WRITERS: Final[Mapping[ObjectKind, Callable[[Desk, ObjectOrder], WrittenObject]]] = {
+    ObjectKind.SEG: _seg,
+    ObjectKind.RTSTRUCT: _rtstruct,
+    ObjectKind.SR: _sr,
+    ObjectKind.SR_ENHANCED: _text_sr,
+    ObjectKind.SR_TEXT: _text_sr,
+    ObjectKind.PREVIEW: _preview,
+    ObjectKind.PDF: _preview,
+}
+
+
 class DicomObjects:
-    """Writes RTSTRUCT and SR; `sources` are the files of `stack.slices`, in that order."""
+    """Writes what the plan orders, in its order: each object names only earlier ones."""
 
     def write(
         self, stack: Stack, sources: Sequence[Path], prediction: Prediction, plan: ObjectPlan
     ) -> tuple[WrittenObject, ...]:
-        """The RTSTRUCT of the mask, and the SR that measures it."""
-        rtstruct = write_rtstruct(stack, sources, prediction.mask, prediction, plan)
-        return rtstruct, write_sr(stack, sources, prediction.mask, prediction, plan, rtstruct)
+        """Every object that the plan orders."""
+        desk = Desk(stack, sources, prediction, plan)
+        for order in plan.orders:
+            desk.done[order] = WRITERS[order.kind](desk, order)
+        return tuple(desk.done.values())
 
     def judge(
         self,
@@ -34,9 +92,7 @@ class DicomObjects:
         objects: Sequence[WrittenObject],
     ) -> tuple[GateResult, ...]:
         """The input's gates, then every gate on the bytes read back."""
-        by_kind = {item.kind: item for item in objects}
-        rtstruct, report = by_kind[ObjectKind.RTSTRUCT], by_kind[ObjectKind.SR]
         return (
             *before_writing(stack, prediction.mask, prediction),
-            *verify(stack, sources, prediction.mask, prediction, plan, rtstruct, report),
+            *verify(stack, sources, prediction.mask, prediction, plan, *objects),
         )

@@ -19,25 +19,27 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian
 
+from npc_rtnode.adapters.dicom.coding import code_item
 from npc_rtnode.adapters.dicom.identity import (
     SourceImages,
-    encode,
+    finished,
     image_reference,
     put_raw,
     read_sources,
     restore_identity,
     stamp,
 )
+from npc_rtnode.adapters.dicom.seg import SEGMENT_NUMBER, segmentation_of
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.contouring import Contour, contours_of
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.outline import Probabilities
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import PLAIN, Form, ObjectOrder, segmented
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
-from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.errors import OutputFault
 
 ROI_NUMBER: Final = 1
@@ -46,7 +48,12 @@ INTERPRETED_TYPE: Final = "GTV"  # RTROIInterpretedType, PS3.3 C.8.8.8
 
 
 def write_rtstruct(
-    stack: Stack, sources: Sequence[Path], mask: NDArray[np.bool_], prediction: Prediction, plan: ObjectPlan
+    stack: Stack,
+    sources: Sequence[Path],
+    mask: NDArray[np.bool_],
+    prediction: Prediction,
+    plan: ObjectPlan,
+    form: Form = PLAIN,
 ) -> WrittenObject:
     """The structure set of one result, Implicit VR Little Endian; `sources` in the order of the stack's slices.
 
@@ -55,17 +62,16 @@ def write_rtstruct(
     """
     _check_mask(mask, stack)
     seen = _probabilities(prediction, mask, plan)
-    images = read_sources(stack, sources)
+    order, images = ObjectOrder(ObjectKind.RTSTRUCT, form), read_sources(stack, sources)
     content = report_of(mask, stack.grid, prediction, plan)
     ds = _scaffold(images, mask, content, plan)
+    stamp(ds, plan, order)
     _describe_object(ds, images, content, plan)
-    _describe_roi(ds.StructureSetROISequence[0], content, plan)
-    _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack, seen), images)
+    _describe_roi(ds.StructureSetROISequence[0], content, plan, form)
+    _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack, seen), images, form.decimals)
     _list_instances(ds, images)
     ds.RTROIObservationsSequence = [_observation(content)]
-    return WrittenObject(
-        ObjectKind.RTSTRUCT, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ImplicitVRLittleEndian)
-    )
+    return finished(ds, order, ImplicitVRLittleEndian)
 
 
 def _check_mask(mask: NDArray[np.bool_], stack: Stack) -> None:
@@ -93,7 +99,7 @@ def _scaffold(images: SourceImages, mask: NDArray[np.bool_], content: ReportCont
         structure.add_roi(
             mask=np.ascontiguousarray(np.moveaxis(mask, 0, -1)),  # rt-utils wants [row, column, slice]
             color=list(plan.content.roi_color),
-            name=plain(plan.content.roi_name, 16),
+            name=plan.content.roi_name,
             description=content.description,
             roi_generation_algorithm=0,  # AUTOMATIC
         )
@@ -120,9 +126,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, plan: ObjectPlan) -> None:
-    stamp(ds, plan, ObjectKind.RTSTRUCT.value)
     restore_identity(ds, images)
-    ds.SOPClassUID = RTStructureSetStorage
     ds.SeriesNumber = plan.content.series_number_rtstruct
     ds.SeriesDescription = content.title
     ds.OperatorsName = ""
@@ -136,12 +140,15 @@ def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, 
     ds.ApprovalStatus = "UNAPPROVED"
 
 
-def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan) -> None:
+def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan, form: Form) -> None:
     """Structure Set ROI Sequence (PS3.3 C.8.8.5)."""
+    roi.ROIName = plan.roi_name(form)
     roi.ROIDescription = content.description
     roi.ROIVolume = content.volume_text
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     roi.ROIGenerationDescription = plain(f"{content.algorithm_name} {content.algorithm_version}", 64)
+    if segmented(plan.orders):
+        roi.DefinitionSourceSequence = [_segment(plan)]
     algorithm = Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [code_item(vocabulary.ARTIFICIAL_INTELLIGENCE)]
     algorithm.AlgorithmName = content.algorithm_name
@@ -151,9 +158,20 @@ def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan) -> Non
     roi.ROIDerivationAlgorithmIdentificationSequence = [algorithm]
 
 
-def _replace_contours(roi: Dataset, contours: Sequence[Contour], images: SourceImages) -> None:
+def _segment(plan: ObjectPlan) -> Dataset:
+    """The segment that the ROI is (PS3.3 C.8.8.5, Definition Source)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = segmentation_of(plan)
+    item.ReferencedSegmentNumber = SEGMENT_NUMBER
+    return item
+
+
+def _replace_contours(roi: Dataset, contours: Sequence[Contour], images: SourceImages, decimals: int) -> None:
     """ROI Contour Sequence (PS3.3 C.8.8.6): our contours instead of rt-utils', each with its one image or frame."""
-    roi.ContourSequence = [_contour_item(number, contour, images) for number, contour in enumerate(contours, start=1)]
+    items = [_contour_item(contour, images, decimals) for contour in contours]
+    for number, item in enumerate(items, start=1):
+        item.ContourNumber = number
+    roi.ContourSequence = items
 
 
 def _list_instances(ds: Dataset, images: SourceImages) -> None:
@@ -164,22 +182,22 @@ def _list_instances(ds: Dataset, images: SourceImages) -> None:
     ]
 
 
-def _contour_item(number: int, contour: Contour, images: SourceImages) -> Dataset:
+def _contour_item(contour: Contour, images: SourceImages, decimals: int) -> Dataset:
     item = Dataset()
     item.ContourImageSequence = [
         image_reference(images.headers[contour.slice_index], images.references[contour.slice_index])
     ]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(contour.points_mm)
-    item.ContourNumber = number
-    item.ContourData = decimal_strings(contour.points_mm)
+    item.ContourData = decimal_strings(contour.points_mm, decimals)
     return item
 
 
-def decimal_strings(points_mm: Array) -> list[str]:
-    """x, y, z of every point as fixed-point DS with three decimals: at most 16 characters (PS3.5 6.2)."""
-    spelled = [f"{value:.3f}" for value in np.ravel(points_mm)]
-    return ["0.000" if text == "-0.000" else text for text in spelled]
+def decimal_strings(points_mm: Array, decimals: int = 3) -> list[str]:
+    """x, y, z of every point as fixed-point DS: at most 16 characters (PS3.5 6.2)."""
+    zero = f"{0.0:.{decimals}f}"
+    spelled = [f"{value:.{decimals}f}" for value in np.ravel(points_mm)]
+    return [zero if text == f"-{zero}" else text for text in spelled]
 
 
 def _observation(content: ReportContent) -> Dataset:
@@ -192,11 +210,4 @@ def _observation(content: ReportContent) -> Dataset:
     item.SegmentedPropertyCategoryCodeSequence = [code_item(vocabulary.ABNORMAL_STRUCTURE)]
     item.RTROIIdentificationCodeSequence = [code_item(vocabulary.PRIMARY_NEOPLASM)]
     item.AnatomicRegionSequence = [code_item(vocabulary.NASOPHARYNX)]
-    return item
-
-
-def code_item(code: Code) -> Dataset:
-    """A Code Sequence item (PS3.3 8.8)."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
     return item

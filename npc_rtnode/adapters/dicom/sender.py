@@ -35,6 +35,7 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 
+from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain.records import ObjectKind, SendReceipt, WrittenObject
 from npc_rtnode.errors import (
     AssociationRejected,
@@ -52,10 +53,7 @@ from npc_rtnode.errors import (
 from npc_rtnode.kinship import die_with
 from npc_rtnode.settings import Destination
 
-SOP_CLASSES: Final = {
-    ObjectKind.RTSTRUCT: str(uid.RTStructureSetStorage),
-    ObjectKind.SR: str(uid.ComprehensiveSRStorage),
-}
+SOP_CLASSES: Final = {kind: facts.sop_class_uid for kind, facts in KINDS.items()}
 _IMPLICIT, _EXPLICIT = str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRLittleEndian)
 _NATIVE: Final = (_IMPLICIT, _EXPLICIT)
 
@@ -171,7 +169,7 @@ def _call(destination: Destination, calling_ae: str | None = None) -> _Call:
 
 def _offered(destination: Destination) -> tuple[str, str]:
     """Both VR encodings, the destination's wish first."""
-    return (_IMPLICIT, _EXPLICIT) if destination.transfer_syntax == "implicit" else (_EXPLICIT, _IMPLICIT)
+    return (_IMPLICIT, _EXPLICIT) if destination.encoding == "implicit" else (_EXPLICIT, _IMPLICIT)
 
 
 def _one_answer(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: float) -> Any:

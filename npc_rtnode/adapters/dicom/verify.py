@@ -6,7 +6,7 @@ Nothing of rt-utils, highdicom or our own writers is used here: a reader that sh
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,26 +19,36 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
-from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
 from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_once
+from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.gates import (
     ContourFacts,
     Expected,
+    FrameFacts,
     GateResult,
     InstanceFacts,
+    PageFacts,
     ReportFacts,
+    SegmentationFacts,
+    SegmentReference,
     StructureFacts,
     gate_error,
+    judge_orders,
+    judge_page,
     judge_report,
+    judge_segmentation,
     judge_structure,
+    plane_corners,
 )
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.profiles import ObjectOrder, segmented
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
-from npc_rtnode.domain.report import ObjectPlan, ReportContent, plain, report_of
+from npc_rtnode.domain.report import TRACKED, ObjectPlan, ReportContent, report_of
 from npc_rtnode.domain.vocabulary import Code
+from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.errors import NodeError, OutputFault
 
 # What a broken object can make a reader do; anything else is our own mistake and the pipeline's barrier's business.
@@ -65,7 +75,6 @@ _PLACE: Final = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-_CLASSES: Final = {ObjectKind.RTSTRUCT: RTStructureSetStorage, ObjectKind.SR: ComprehensiveSRStorage}
 _SAID: Final = ("StructureSetName", "StructureSetDescription", "SeriesDescription")
 
 
@@ -75,43 +84,92 @@ def verify(
     mask: NDArray[np.bool_],
     prediction: Prediction,
     plan: ObjectPlan,
-    rtstruct: WrittenObject,
-    sr: WrittenObject,
+    *objects: WrittenObject,
 ) -> tuple[GateResult, ...]:
-    """All gates on the two objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
+    """All gates on the objects of one result; a gate that cannot be judged comes back as GATE_ERROR and holds."""
     try:
         content = report_of(mask, stack.grid, prediction, plan)
-        images = read_once(sources, _PLACE)
-        expected = _expected(stack, mask, content, images, plan)
-        structure = structure_facts(rtstruct)
-        results = judge_structure(structure, expected)
+        common = _expected(stack, mask, content, read_once(sources, _PLACE))
     except READING_FAULTS as error:
-        return (gate_error("RTSTRUCT", error),)
+        return (gate_error("the source", error),)
+    found = {(item.kind, item.variant): item for item in objects}
+    results = [judge_orders([(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects])]
+    for order in plan.orders:
+        if (order.kind, order.variant) in found:
+            results += _judged(order, found, _planned(common, order, plan))
+    return tuple(results)
+
+
+Found = Mapping[tuple[ObjectKind, str], WrittenObject]
+
+
+def _judged(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    """Every gate on one object."""
     try:
-        return (*results, *judge_report(report_facts(sr), structure, expected))
+        return _JUDGES[order.kind](order, found, expected)
     except READING_FAULTS as error:
-        return (*results, gate_error("SR", error))
+        return (gate_error(order.kind, error),)
 
 
-def _expected(
-    stack: Stack, mask: NDArray[np.bool_], content: ReportContent, images: Sequence[Dataset], plan: ObjectPlan
-) -> Expected:
-    """What the objects should say, from the image files and the plan alone."""
+def _structure(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    return judge_structure(structure_facts(found[order.kind, order.variant]), expected)
+
+
+def _report(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    named = order.needs[0]
+    structure = structure_facts(found[named.kind, named.variant])
+    return judge_report(report_facts(found[order.kind, order.variant]), structure, expected)
+
+
+def _segmentation(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    return judge_segmentation(segmentation_facts(found[order.kind, order.variant]), expected)
+
+
+def _page(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
+    named, written = order.needs[0], found[order.kind, order.variant]
+    form = _FORMS[order.kind]
+    facts = page_facts(written, found.get((ObjectKind.PDF, order.variant)))
+    return judge_page(order.kind, form, facts, found[named.kind, named.variant].sop_uid, expected)
+
+
+_JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
+    ObjectKind.SEG: _segmentation,
+    ObjectKind.RTSTRUCT: _structure,
+    ObjectKind.SR: _report,
+    ObjectKind.SR_ENHANCED: _report,
+    ObjectKind.SR_TEXT: _report,
+    ObjectKind.PREVIEW: _page,
+    ObjectKind.PDF: _page,
+}
+"""Every kind has its gates: an object that nothing judges is never written (tests/integration/test_verify)."""
+
+
+def _expected(stack: Stack, mask: NDArray[np.bool_], content: ReportContent, images: Sequence[Dataset]) -> Expected:
+    """What every object of the result should say, from the image files alone."""
     return Expected(
         stack=_reread(stack, images),
         mask=mask,
         content=content,
-        structure=_planned(plan, ObjectKind.RTSTRUCT),
-        report=_planned(plan, ObjectKind.SR),
-        roi_name=plain(plan.content.roi_name, 16),
+        instance=InstanceFacts("", "", "", ""),
+        roi_name="",
         series_uids=frozenset(_series_uid(ds) for ds in images),
         identity=raw_identity(images[0]),
         optional=_raw_optional(images[0]),
     )
 
 
-def _planned(plan: ObjectPlan, kind: ObjectKind) -> InstanceFacts:
-    return InstanceFacts(str(_CLASSES[kind]), plan.uid(kind.value), plan.uid(f"series-{kind.value}"), kind.value)
+def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected:
+    """What this one should say besides."""
+    kind = KINDS[order.kind]
+    instance = InstanceFacts(kind.sop_class_uid, plan.object_uid(order), plan.series_uid(order), kind.modality)
+    named = order.form.segmentation or (order.kind is ObjectKind.RTSTRUCT and segmented(plan.orders))
+    segments = ((plan.object_uid(ObjectOrder(ObjectKind.SEG)), 1),) if named else ()
+    tracking = plan.uid(f"tracking-{TRACKED}") if order.kind in _TRACKING else ""
+    roi_name = plan.roi_name(order.form)
+    return replace(common, instance=instance, roi_name=roi_name, segments=segments, tracking_uid=tracking)
+
+
+_TRACKING: Final = frozenset({ObjectKind.SEG, ObjectKind.SR})
 
 
 def _series_uid(ds: Dataset) -> str:
@@ -212,7 +270,12 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
         labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
+        defined_by=tuple(_segment(item) for item in roi.get("DefinitionSourceSequence", [])),
     )
+
+
+def _segment(item: Dataset) -> SegmentReference:
+    return str(item.ReferencedSOPInstanceUID), int(item.ReferencedSegmentNumber)
 
 
 def _contour(item: Dataset) -> ContourFacts:
@@ -264,7 +327,8 @@ def report_facts(written: WrittenObject) -> ReportFacts:
     """What an SR says, read with plain pydicom."""
     ds = _read(written)
     items = list(_tree(ds))
-    volume = _only(items, vocabulary.VOLUME, "NUM")
+    volume = _only_measured(items, vocabulary.VOLUME)
+    shown = [named for item in items if item.ValueType == "IMAGE" for named in item.ReferencedSOPSequence]
     categories = [item for item in items if _is(item, vocabulary.CT_CATEGORY, "CODE")]
     stated = [item for item in categories if item.RelationshipType == "CONTAINS"]
     return ReportFacts(
@@ -278,15 +342,11 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
         measured_from=_measured_from(volume),
         evidence=tuple(_evidence(ds)),
-        images=tuple(
-            reference
-            for item in items
-            if item.ValueType == "IMAGE"
-            for named in item.ReferencedSOPSequence
-            for reference in _references(named)
-        ),
+        images=tuple(ref for named in shown if "ReferencedSegmentNumber" not in named for ref in _references(named)),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
+        segments=tuple(_segment(named) for named in shown if "ReferencedSegmentNumber" in named),
+        tracking_uids=tuple(str(item.UID) for item in items if _is(item, vocabulary.TRACKING_UID, "UIDREF")),
     )
 
 
@@ -311,7 +371,20 @@ def _only(items: Sequence[Dataset], code: Code, value_type: str) -> Dataset:
     return found[0]
 
 
+def _measured(items: Sequence[Dataset], code: Code) -> list[Dataset]:
+    """Values of that name: numbers, or the text that stands for them where numbers are not allowed."""
+    return [item for item in items if _is(item, code, "NUM") or _is(item, code, "TEXT")]
+
+
+def _only_measured(items: Sequence[Dataset], code: Code) -> Dataset:
+    (item,) = _measured(items, code)
+    return item
+
+
 def _number(item: Dataset) -> float:
+    """A NUM's value, or the number that a text begins with."""
+    if item.ValueType == "TEXT":
+        return float(str(item.TextValue).split()[0])
     return float(item.MeasuredValueSequence[0].NumericValue)
 
 
@@ -319,10 +392,9 @@ def _probabilities(items: Sequence[Dataset]) -> dict[str, float]:
     """Stage to probability, by the cT category that modifies each NUM."""
     stages = {code.value: stage for stage, code in vocabulary.CT_CATEGORIES.items()}
     found = {}
-    for item in items:
-        if _is(item, vocabulary.PROBABILITY, "NUM"):
-            category = _only(list(_tree(item)), vocabulary.CT_CATEGORY, "CODE")
-            found[stages[str(category.ConceptCodeSequence[0].CodeValue)]] = _number(item)
+    for item in _measured(items, vocabulary.PROBABILITY):
+        category = _only(list(_tree(item)), vocabulary.CT_CATEGORY, "CODE")
+        found[stages[str(category.ConceptCodeSequence[0].CodeValue)]] = _number(item)
     return found
 
 
@@ -335,3 +407,108 @@ def _evidence(ds: Dataset) -> Iterator[str]:
     for study in ds.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
+
+
+# --- the segmentation -------------------------------------------------------------------------------------------------
+
+
+def segmentation_facts(written: WrittenObject) -> SegmentationFacts:
+    """What a SEG says, read with plain pydicom; its bits are unpacked here."""
+    ds = _read(written)
+    segments = ds.SegmentSequence
+    (series,) = ds.ReferencedSeriesSequence
+    return SegmentationFacts(
+        instance=_instance(ds, written),
+        form=f"{ds.SegmentationType}, {len(segments)} segment, number {segments[0].SegmentNumber}, "
+        f"{segments[0].SegmentAlgorithmType}",
+        frames=tuple(_frames_of(ds)),
+        images=tuple(ref for item in series.ReferencedInstanceSequence for ref in _references(item)),
+        series_uid=str(series.SeriesInstanceUID),
+        frame_of_reference=str(ds.FrameOfReferenceUID),
+        tracking_uids=tuple(str(item.TrackingUID) for item in segments),
+        texts=(str(ds.SeriesDescription), *(str(item.SegmentDescription) for item in segments)),
+        identity=raw_identity(ds),
+        optional=_raw_optional(ds),
+    )
+
+
+def _frames_of(ds: Dataset) -> Iterator[FrameFacts]:
+    shape = (int(ds.Rows), int(ds.Columns))
+    for number, pixels in enumerate(_bits(ds), start=1):
+        place = _place(ds, number)
+        sources = _group(ds, number, "DerivationImageSequence").SourceImageSequence
+        yield FrameFacts(
+            referenced=tuple(reference for item in sources for reference in _references(item)),
+            corners_mm=plane_corners(*place, shape),
+            pixels=pixels,
+        )
+
+
+def _place(ds: Dataset, frame: int) -> tuple[list[float], list[float], list[float]]:
+    """Position, orientation and spacing of a frame."""
+    return (
+        _numbers(_group(ds, frame, "PlanePositionSequence").ImagePositionPatient),
+        _numbers(_group(ds, frame, "PlaneOrientationSequence").ImageOrientationPatient),
+        _numbers(_group(ds, frame, "PixelMeasuresSequence").PixelSpacing),
+    )
+
+
+def _bits(ds: Dataset) -> NDArray[np.bool_]:
+    """`[frame, row, column]` of one-bit pixels, the first in the lowest bit (PS3.5 8.1.1)."""
+    shape = (int(ds.NumberOfFrames), int(ds.Rows), int(ds.Columns))
+    packed = np.frombuffer(ds.PixelData, dtype=np.uint8)
+    bits = np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little")
+    return bits.reshape(shape).astype(bool)
+
+
+# --- the preview ------------------------------------------------------------------------------------------------------
+
+_FORMS: Final = {ObjectKind.PREVIEW: "RGB, 3 samples of 8 bits, 1 frame", ObjectKind.PDF: "application/pdf"}
+
+
+def page_facts(written: WrittenObject, document: WrittenObject | None = None) -> PageFacts:
+    """What a preview says, image or document; `document` is the one of the same result, if it was written."""
+    ds = _read(written)
+    image = written.kind is ObjectKind.PREVIEW
+    page = _pixels(ds) if image else picture_of(_document(ds))
+    return PageFacts(
+        instance=_instance(ds, written),
+        form=_image_form(ds) if image else str(ds.MIMETypeOfEncapsulatedDocument),
+        burned_in=str(ds.BurnedInAnnotation),
+        page=page,
+        texts=(str(ds.ImageComments),) if image else text_of(_document(ds)),
+        images=tuple(ref for item in _sources(ds) if _is_image(item) for ref in _references(item)),
+        objects=tuple(str(item.ReferencedSOPInstanceUID) for item in _sources(ds) if not _is_image(item)),
+        identity=raw_identity(ds),
+        optional=_raw_optional(ds),
+        twin=None if not image or document is None else _shows(document, page),
+    )
+
+
+def _image_form(ds: Dataset) -> str:
+    frames, kind = int(ds.get("NumberOfFrames") or 1), str(ds.PhotometricInterpretation)
+    return f"{kind}, {ds.SamplesPerPixel} samples of {ds.BitsStored} bits, {frames} frame" + "s" * (frames != 1)
+
+
+def _pixels(ds: Dataset) -> NDArray[np.uint8]:
+    """`[row, column, sample]`, from the bytes: one byte a sample, pixel by pixel (PS3.3 C.7.6.3.1.3)."""
+    shape = (int(ds.Rows), int(ds.Columns), int(ds.SamplesPerPixel))
+    return np.frombuffer(ds.PixelData, dtype=np.uint8)[: int(np.prod(shape))].reshape(shape)
+
+
+def _document(ds: Dataset) -> bytes:
+    """The PDF without the byte that makes its length even."""
+    return bytes(ds.EncapsulatedDocument)[: int(ds.EncapsulatedDocumentLength)]
+
+
+def _shows(document: WrittenObject, page: NDArray[np.uint8]) -> bool:
+    return bool(np.array_equal(picture_of(_document(_read(document))), page))
+
+
+def _sources(ds: Dataset) -> list[Dataset]:
+    """What it says it comes from: images and other instances (PS3.3 C.12.4, C.24.2)."""
+    return [*ds.get("SourceImageSequence", []), *ds.get("SourceInstanceSequence", [])]
+
+
+def _is_image(item: Dataset) -> bool:
+    return str(item.ReferencedSOPClassUID) != KINDS[ObjectKind.RTSTRUCT].sop_class_uid
