@@ -24,7 +24,7 @@ FINE: dict[str, float] = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.peer("plastimatch", "dcmrtstruct2nii")
 def test_a_reduced_run_meets_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     """Three shapes and two ragged masks on three geometries: exit 0, a RESULT line of numbers, rt-utils far behind."""
@@ -41,6 +41,7 @@ def test_a_reduced_run_meets_every_figure(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.peer("plastimatch", "dcmrtstruct2nii")
 def test_every_reader_sees_a_contour_that_was_moved(tmp_path: Path, peer: Callable[[str], str]) -> None:
     """All contours one pixel further right: each of the three readers finds the mask moved by that pixel, no other."""
