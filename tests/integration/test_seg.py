@@ -155,9 +155,10 @@ def test_the_structure_set_names_the_segment_only_where_there_is_one(tmp_path: P
 
 @pytest.mark.peer("dcentvfy")
 def test_images_and_all_objects_are_one_patient_and_study(tmp_path: Path, peer: Callable[[str], str]) -> None:
-    """dcentvfy resolves every reference but the study's own, which is no instance (PS3.3 C.8.8.5)."""
+    """Every kind: dcentvfy resolves each reference but the study's own, which is no instance (PS3.3 C.8.8.5)."""
     case = case_of(tmp_path / "mr")
-    for item in case.objects:
+    orders = (*ORDERS, ObjectOrder(ObjectKind.SR_ENHANCED), ObjectOrder(ObjectKind.SR_TEXT))
+    for item in DicomObjects().write(case.stack, case.files, case.prediction, plan_of(orders=orders)):
         (tmp_path / "mr" / item.kind.value).write_bytes(item.encoded)
     done = subprocess.run([peer("dcentvfy"), *sorted((tmp_path / "mr").iterdir())], capture_output=True, check=False)
     errors = [line for line in (done.stdout + done.stderr).decode().splitlines() if line.startswith("Error")]

@@ -16,14 +16,17 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from npc_rtnode.adapters.dicom.kinds import KINDS
+from npc_rtnode.adapters.dicom.objects import WRITERS, DicomObjects
 from npc_rtnode.adapters.dicom.rtstruct import decimal_strings, write_rtstruct
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.sr import write_sr
-from npc_rtnode.adapters.dicom.verify import verify
+from npc_rtnode.adapters.dicom.verify import JUDGES, verify
 from npc_rtnode.domain.gates import GateResult, Outcome
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.prediction import Prediction
-from npc_rtnode.domain.records import WrittenObject
+from npc_rtnode.domain.profiles import PROFILES, Form, ObjectOrder
+from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, stack_for
 
@@ -365,12 +368,31 @@ def test_what_the_writers_write_is_released(tmp_path: Path, geometry: str) -> No
     assert values["OFF_PLANE"] <= 0.001
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_two_decimals_are_exact_enough(tmp_path: Path, geometry: str) -> None:
+    """A profile that writes coordinates to 0.01 mm is released too: Dice 1.0, within 0.01 mm of the plane."""
+    wishes = GEOMETRIES[geometry]
+    files, stack = make_series(tmp_path, **wishes), stack_for(**wishes)
+    prediction = prediction_of(SHAPES["ragged"](stack.grid.shape))
+    plan = plan_of(orders=(ObjectOrder(ObjectKind.RTSTRUCT, Form(decimals=PROFILES["monaco"].decimals)),))
+    results = DicomObjects().judge(stack, files, prediction, plan, DicomObjects().write(stack, files, prediction, plan))
+    assert not holding(results)
+    values = {result.name: result.value for result in results}
+    assert values["ROUND_TRIP_DICE"] == 1.0
+    assert all(result.message.startswith("RTSTRUCT/") for result in results if result.name == "OFF_PLANE")
+
+
 @pytest.mark.parametrize(("fault", "gate"), RTSTRUCT_FAULTS, ids=lambda value: getattr(value, "__name__", value))
 def test_each_fault_in_the_structure_set_is_held(good: Result, fault: Callable[[Dataset], None], gate: str) -> None:
     """One planted fault, and the gate meant for it holds."""
     held = holding(replace(good, rtstruct=altered(good.rtstruct, fault)).judged())
     assert gate in held
     assert held == {gate} or gate not in ALONE
+
+
+def test_every_kind_can_be_named_written_and_judged() -> None:
+    """The three tables have the same rows: no kind is chosen in the settings that nothing writes or nobody judges."""
+    assert set(ObjectKind) == set(KINDS) == set(WRITERS) == set(JUDGES)
 
 
 @pytest.mark.parametrize(("fault", "gate"), SR_FAULTS, ids=lambda value: getattr(value, "__name__", value))

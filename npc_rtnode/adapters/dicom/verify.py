@@ -100,15 +100,19 @@ def verify(
     return tuple(results)
 
 
+_USUAL: Final = frozenset({"SEG", "RTSTRUCT", "SR"})
 Found = Mapping[tuple[ObjectKind, str], WrittenObject]
 
 
 def _judged(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
-    """Every gate on one object."""
+    """Every gate on one object; where a result may have several of its sort, the message says which one is meant."""
     try:
-        return _JUDGES[order.kind](order, found, expected)
+        results = JUDGES[order.kind](order, found, expected)
     except READING_FAULTS as error:
-        return (gate_error(order.kind, error),)
+        return (gate_error(order.name, error),)
+    if order.name in _USUAL:
+        return results
+    return tuple(replace(result, message=f"{order.name}: {result.message}") for result in results)
 
 
 def _structure(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateResult, ...]:
@@ -132,7 +136,7 @@ def _page(order: ObjectOrder, found: Found, expected: Expected) -> tuple[GateRes
     return judge_page(order.kind, form, facts, found[named.kind, named.variant].sop_uid, expected)
 
 
-_JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
+JUDGES: Final[Mapping[ObjectKind, Callable[[ObjectOrder, Found, Expected], tuple[GateResult, ...]]]] = {
     ObjectKind.SEG: _segmentation,
     ObjectKind.RTSTRUCT: _structure,
     ObjectKind.SR: _report,
