@@ -28,7 +28,8 @@ from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.settings import Destination
 from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, two_parts
 from tests.builders.previews import UNSURE, Previewed, drawn, preview
-from tests.integration.test_rtstruct import CHARSETS, complaints
+from tests.integration.test_rtstruct import CHARSETS
+from tests.proving import complaints
 
 SHOWN = {
     "none": "YAMADA TARO",
