@@ -150,6 +150,19 @@ _CHECKS: Final[dict[str, dict[str, _Check]]] = {
             for group in ds.PerFrameFunctionalGroupsSequence
         ),
     },
+    "OT": {
+        "the name on it is not said to be burned in": lambda ds: ds.BurnedInAnnotation == "YES",
+        "its samples disagree with its size": lambda ds: len(ds.PixelData) == -(-ds.Rows * ds.Columns * 3 // 2) * 2,
+        "it names no structure set": lambda ds: len(ds.SourceInstanceSequence) == 1,
+    },
+    "DOC": {
+        "the name on it is not said to be burned in": lambda ds: ds.BurnedInAnnotation == "YES",
+        "it is verified": lambda ds: ds.VerificationFlag == "UNVERIFIED",
+        "it is no PDF": lambda ds: bytes(ds.EncapsulatedDocument).startswith(b"%PDF-"),
+        "its length is not the document's": lambda ds: (
+            0 <= len(ds.EncapsulatedDocument) - ds.EncapsulatedDocumentLength <= 1
+        ),
+    },
 }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -18,17 +19,22 @@ from PIL import Image
 from pydicom.tag import Tag
 
 from npc_rtnode.adapters.dicom.identity import IDENTITY, raw_bytes
+from npc_rtnode.adapters.dicom.objects import DicomObjects
 from npc_rtnode.adapters.dicom.sender import DicomSender
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
+from npc_rtnode.domain.geometry import stack_of
 from npc_rtnode.domain.profiles import orders_for
 from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.report import PHANTOM_NOTICE, SYNTHETIC_NOTICE
 from npc_rtnode.drawing import preview as drawing
 from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.settings import Destination
-from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, two_parts
-from tests.builders.previews import UNSURE, Previewed, drawn, preview
-from tests.integration.test_rtstruct import CHARSETS, complaints
+from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, prediction_of, tube, two_parts
+from tests.builders.previews import ORDERS, UNSURE, Previewed, drawn, preview
+from tests.integration.test_enhanced_objects import source
+from tests.integration.test_rtstruct import CHARSETS
+from tests.proving import complaints
 
 SHOWN = {
     "none": "YAMADA TARO",
@@ -290,6 +296,20 @@ def test_a_long_tumour_goes_on_on_further_sheets(tmp_path: Path) -> None:
     places = " ".join(others)
     height = [33.125 + 0.8 * k for k in (outlined[0], outlined[-1])]
     assert all(f"{outlined[end] + 1} H {height[end]:.1f}" in places for end in (0, -1))
+    assert made.holding() == set()
+
+
+@pytest.mark.parametrize("name", ["parts", "post_gad"])
+def test_frames_of_enhanced_mr_have_a_preview_too(tmp_path: Path, name: str) -> None:
+    """A concatenation of three, and a real series: each instance is named once, and every gate lets both pass."""
+    files = source(tmp_path, name)
+    stack = stack_of(DicomSeriesReader().headers(files))
+    by_uid = {header.sop_uid: path for path in files for header in DicomSeriesReader().headers([path])}
+    sources = [by_uid[header.sop_uid] for header in stack.slices]
+    prediction, plan = prediction_of(tube(stack.grid.shape)), replace(plan_of(), orders=ORDERS)
+    made = Previewed(stack, sources, prediction, plan, DicomObjects().write(stack, sources, prediction, plan))
+    named = pydicom.dcmread(BytesIO(made.image.encoded)).SourceImageSequence
+    assert sorted(item.ReferencedSOPInstanceUID for item in named) == sorted({h.sop_uid for h in stack.slices})
     assert made.holding() == set()
 
 
