@@ -135,8 +135,14 @@ class ReportContent:
 
     @property
     def description(self) -> str:
-        """ROIDescription and StructureSetDescription (ST): notices, the stage line, what was not checked."""
-        return plain(". ".join([*self.notices, self.stage_line, self.not_checked]), _SHORT_TEXT)
+        """ROIDescription and StructureSetDescription (ST): notices, stage line, warnings, what was not checked."""
+        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), self.not_checked]
+        return plain(". ".join(said), _SHORT_TEXT)
+
+    @property
+    def warnings_line(self) -> str:
+        """Every warning by its code with the number that decided it and the limit: `WARNINGS: DOUBT 0.61 (0.5)`."""
+        return "WARNINGS: " + ", ".join(_in_short(finding) for finding in self.findings)
 
     @property
     def label(self) -> str:
@@ -211,6 +217,11 @@ def _spelled(letter: str) -> str:
     if not letter.isascii():
         return f" U+{ord(letter):04X} "
     return letter if letter.isprintable() else " "
+
+
+def _in_short(finding: Finding) -> str:
+    numbers = "" if finding.value is None else f" {finding.value:.3g}"
+    return f"{finding.code}{numbers}" + ("" if finding.limit is None else f" ({finding.limit:.3g})")
 
 
 def _short(probability: float) -> str:

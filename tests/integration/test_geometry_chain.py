@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
+from model.checks import sight
 from npc_rtnode.adapters.dicom.objects import DicomObjects
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import structure_facts
@@ -95,7 +96,8 @@ def through_the_node(scan: Scan, folder: Path) -> Drawn:
     volume = READER.volume(files)
     path_of = {header.sop_uid: path for header, path in zip(READER.headers(files), files, strict=True)}
     sources = [path_of[header.sop_uid] for header in volume.stack.slices]
-    prediction, plan = prediction_of(volume.voxels > 500), plan_of()
+    seen = sight(volume.voxels, volume.stack.grid.affine)
+    prediction, plan = prediction_of(volume.voxels > 500, sight=seen), plan_of()
     objects = OBJECTS.write(volume.stack, sources, prediction, plan)
     gates = OBJECTS.judge(volume.stack, sources, prediction, plan, objects)
     held = {gate.name: gate.message for gate in gates if gate.outcome is Outcome.HOLD}

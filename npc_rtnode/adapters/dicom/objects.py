@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
+from npc_rtnode.adapters.dicom.sight import filed_sight
 from npc_rtnode.adapters.dicom.sr import write_sr
-from npc_rtnode.adapters.dicom.verify import verify
-from npc_rtnode.domain.gates import GateResult, before_writing
+from npc_rtnode.adapters.dicom.verify import READING_FAULTS, verify
+from npc_rtnode.domain.gates import GateResult, before_sending, gate_error, judge_sight
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
@@ -37,6 +38,15 @@ class DicomObjects:
         by_kind = {item.kind: item for item in objects}
         rtstruct, report = by_kind[ObjectKind.RTSTRUCT], by_kind[ObjectKind.SR]
         return (
-            *before_writing(stack, prediction.mask, prediction),
+            *before_sending(stack, prediction, plan.content.uncertain_below),
+            *_sight(stack, sources, prediction),
             *verify(stack, sources, prediction.mask, prediction, plan, rtstruct, report),
         )
+
+
+def _sight(stack: Stack, sources: Sequence[Path], prediction: Prediction) -> tuple[GateResult, ...]:
+    """Whether the model looked at these very images, in this very order and place."""
+    try:
+        return judge_sight(prediction.sight, filed_sight(stack, sources), stack)
+    except READING_FAULTS as error:
+        return (gate_error("SEEN_SLICES", error),)
