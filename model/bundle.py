@@ -204,7 +204,7 @@ class Bundle:
             stage_probabilities=_calibrated(look.stage_logits, self.manifest),
             dropped_cc=dropped,
             limits=preprocess.outside(preprocess.measure(volume) | features, self.manifest.input_limits),
-            measured=dict(look.steadiness) | whole | usual,
+            measured=dict(look.steadiness) | whole | usual | checks.inside(volume.voxels, mask),
             bands=self._bands,
             features=features,
             unusual=unusual,

@@ -175,6 +175,17 @@ def reference_of(cases: Sequence[Mapping[str, float]], shrink: float = 0.1) -> R
 # --- what was looked at -------------------------------------------------------------------------------------------
 
 
+def inside(voxels: NDArray[Any], mask: Mask) -> dict[str, float]:
+    """INSIDE_MEAN and INSIDE_SD: grey values under the outline, as they were given; nothing for an empty outline.
+
+    Whoever has the files can measure them again: an outline that was moved since lies on other grey values.
+    """
+    if not mask.any():
+        return {}
+    grey = np.asarray(voxels[mask], dtype=np.float64)
+    return {"INSIDE_MEAN": float(grey.mean()), "INSIDE_SD": float(grey.std())}
+
+
 def sight(voxels: NDArray[Any], affine: Matrix) -> Matrix:
     """Centre of brightness of every slice, ``[slice, (x, y, z)]`` in LPS mm, of the very arrays that were given.
 

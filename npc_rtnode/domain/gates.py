@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.outcomes import GateResult as GateResult
 from npc_rtnode.domain.outcomes import Outcome as Outcome
 from npc_rtnode.domain.outcomes import gate_error as gate_error
+from npc_rtnode.domain.outcomes import unjudged
 from npc_rtnode.domain.plausibility import RELEASABLE as PLAUSIBILITY
 from npc_rtnode.domain.plausibility import judge_answer
 from npc_rtnode.domain.prediction import Prediction
@@ -31,6 +33,8 @@ VOLUME_MOST: Final = 0.0002  # relative error of the rasterised volume
 OFF_PLANE_MOST_MM: Final = 0.01
 STRAY_MOST_MM: Final = 0.2  # one slice off its place on the even grid, as domain/geometry lets it be
 STRAY_MOST_OF_STEP: Final = 0.1  # the same along the normal
+INSIDE_MOST: Final = 0.001  # SD of the grey values under the outline; one pixel to the side is about 0.01 or more
+LEAST_SD: Final = 1e-6  # of an outline on one grey value
 SHIFT_MOST_MM: Final = 0.1  # all slices together, in-plane: under half a pixel of the finest series (0.34 mm)
 POLYGON_MOST: Final = 0.02  # relative error of area times slice distance, from 1 cc upwards; a ring lacks 0.5 px each
 DS_MOST: Final = 16  # characters in a Decimal String, PS3.5 6.2
@@ -114,6 +118,16 @@ class ReportFacts:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What the files themselves say: each slice's centre of brightness `[slice, (x, y, z)]` in LPS mm, and mean and SD
+    of the grey values under the outline."""
+
+    centres_mm: Array
+    inside_mean: float
+    inside_sd: float
+
+
+@dataclass(frozen=True)
 class Expected:
     """What the objects should say. series_uids: of the source images as their files state it, which must be one."""
 
@@ -193,12 +207,16 @@ def _on_faces(mask: Mask, axes: Iterable[int]) -> int:
 # --- what the model looked at -----------------------------------------------------------------------------------------
 
 
-def judge_sight(seen: Array, filed: Array, stack: Stack) -> tuple[GateResult, ...]:
-    """Where the model saw every slice's centre of brightness, against where its file has it (both LPS mm).
+def judge_sight(prediction: Prediction, filed: Sight, stack: Stack) -> tuple[GateResult, ...]:
+    """What the model saw, against the files: where every slice's brightness lies, and the grey values outlined.
 
-    Voxels in another order, of another series or on another grid than the outline is written on are seen here alone:
-    the outline's own round trip cannot know of them.
+    Voxels in another order, of another series or on another grid than the outline is written on are seen here alone, as
+    is an outline that was moved together with its map: a round trip cannot know of them.
     """
+    return (*_judge_slices(prediction.sight, filed.centres_mm, stack), _judge_inside(prediction, filed))
+
+
+def _judge_slices(seen: Array, filed: Array, stack: Stack) -> tuple[GateResult, ...]:
     if seen.shape != filed.shape:
         said = f"the model saw {len(seen)} slices, the files hold {len(filed)}"
         return (GateResult("SEEN_SLICES", Outcome.HOLD, said, float(len(seen)), float(len(filed))),)
@@ -208,10 +226,22 @@ def judge_sight(seen: Array, filed: Array, stack: Stack) -> tuple[GateResult, ..
     strayed, shift = int(np.count_nonzero(~there)), float(np.linalg.norm(np.median(across, axis=0)))
     return (
         _at_most(
-            "SEEN_SLICES", strayed, 0, "slices that the model saw elsewhere, or as other images, than in the files"
+            "SEEN_SLICES", strayed, 0, "slices that the model saw elsewhere or otherwise than the files have them"
         ),
         _at_most("SEEN_SHIFT", shift, SHIFT_MOST_MM, "mm in-plane from where the files have the slices, on the whole"),
     )
+
+
+def _judge_inside(prediction: Prediction, filed: Sight) -> GateResult:
+    """In SD of those grey values, so that a rescale does not matter; the two sides differ by rounding alone."""
+    numbers = [prediction.measured.get(code) for code in ("INSIDE_MEAN", "INSIDE_SD")]
+    if None in numbers:
+        return unjudged("SEEN_INSIDE", "the bundle's side named no number")
+    off = [
+        abs(float(seen or 0.0) - own) for seen, own in zip(numbers, (filed.inside_mean, filed.inside_sd), strict=True)
+    ]
+    worst = max(off) / max(filed.inside_sd, LEAST_SD)
+    return _at_most("SEEN_INSIDE", worst, INSIDE_MOST, "SD between the grey values outlined and those in the files")
 
 
 def _parted(off: Array, stack: Stack) -> tuple[Array, Array]:
@@ -414,8 +444,10 @@ def _holds_if(name: str, bad: bool, message: str) -> GateResult:
 
 
 def _at_most(name: str, value: float, limit: float, message: str) -> GateResult:
-    return GateResult(name, Outcome.PASS if value <= limit else Outcome.HOLD, message, float(value), float(limit))
+    outcome = Outcome.PASS if value <= limit else Outcome.HOLD
+    return GateResult(name, outcome, message, float(value) if isfinite(value) else None, float(limit))
 
 
 def _at_least(name: str, value: float, limit: float, message: str) -> GateResult:
-    return GateResult(name, Outcome.PASS if value >= limit else Outcome.HOLD, message, float(value), float(limit))
+    outcome = Outcome.PASS if value >= limit else Outcome.HOLD
+    return GateResult(name, outcome, message, float(value) if isfinite(value) else None, float(limit))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from npc_rtnode.domain.geometry import Grid, Stack
+from model import checks
+from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.plausibility import DISTANCE, GAUGES, REFERENCE
 from npc_rtnode.domain.prediction import Band, BundleStatement, Prediction
@@ -137,6 +138,12 @@ MEASURED: dict[str, float] = {
 BANDS: dict[str, Band] = {gauge.code: Band() for gauge in (*GAUGES, REFERENCE, DISTANCE)} | {
     "LEAST_PROBABILITY": Band("", hold_low=0.499)
 }
+
+
+def seen(volume: Volume, mask: Mask) -> dict[str, Any]:
+    """What the model's side says of the voxels it was given and of those outlined, as wishes for `prediction_of`."""
+    measured = MEASURED | checks.inside(volume.voxels, mask)
+    return {"measured": measured, "sight": checks.sight(volume.voxels, volume.stack.grid.affine)}
 
 
 def prediction_of(

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from model.checks import sight
 from npc_rtnode import __main__
 from npc_rtnode.cli import offline, rules
 from npc_rtnode.domain.geometry import Volume
@@ -22,7 +21,7 @@ from npc_rtnode.errors import NothingEligible
 from npc_rtnode.settings import Settings
 from tests.builders.enhanced import make_enhanced
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import bundle_statement, prediction_of
+from tests.builders.outputs import bundle_statement, prediction_of, seen
 
 ROWS = 24
 
@@ -44,7 +43,7 @@ class Drawing:
         assert statement == self.statement()
         mask = np.zeros(volume.voxels.shape, bool)
         mask[self.first : self.first + 3, 6:14, 6:14] = True
-        return prediction_of(mask, sight=sight(volume.voxels, volume.stack.grid.affine))
+        return prediction_of(mask, **seen(volume, mask))
 
     def close(self) -> None:
         """Nothing to end."""

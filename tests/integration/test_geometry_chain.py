@@ -18,7 +18,6 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from model.checks import sight
 from npc_rtnode.adapters.dicom.objects import DicomObjects
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import structure_facts
@@ -30,7 +29,7 @@ from npc_rtnode.errors import GeometryRefused, InputFault
 from tests.builders.headers import real_files
 from tests.builders.landmarks import Scan
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import plan_of, prediction_of
+from tests.builders.outputs import plan_of, prediction_of, seen
 from tests.integration.test_rtstruct import read_nrrd
 
 READER, OBJECTS = DicomSeriesReader(), DicomObjects()
@@ -96,8 +95,8 @@ def through_the_node(scan: Scan, folder: Path) -> Drawn:
     volume = READER.volume(files)
     path_of = {header.sop_uid: path for header, path in zip(READER.headers(files), files, strict=True)}
     sources = [path_of[header.sop_uid] for header in volume.stack.slices]
-    seen = sight(volume.voxels, volume.stack.grid.affine)
-    prediction, plan = prediction_of(volume.voxels > 500, sight=seen), plan_of()
+    bright = volume.voxels > 500
+    prediction, plan = prediction_of(bright, **seen(volume, bright)), plan_of()
     objects = OBJECTS.write(volume.stack, sources, prediction, plan)
     gates = OBJECTS.judge(volume.stack, sources, prediction, plan, objects)
     held = {gate.name: gate.message for gate in gates if gate.outcome is Outcome.HOLD}

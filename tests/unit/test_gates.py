@@ -18,6 +18,7 @@ from npc_rtnode.domain.gates import (
     InstanceFacts,
     Outcome,
     ReportFacts,
+    Sight,
     StructureFacts,
     before_sending,
     before_writing,
@@ -28,11 +29,11 @@ from npc_rtnode.domain.gates import (
     may_send,
     warnings_of,
 )
-from npc_rtnode.domain.prediction import FAR_OUTSIDE
+from npc_rtnode.domain.prediction import FAR_OUTSIDE, Prediction
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.domain.report import SYNTHETIC_NOTICE, report_of
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
-from tests.builders.outputs import ball, plan_of, prediction_of, stack_for
+from tests.builders.outputs import MEASURED, ball, plan_of, prediction_of, stack_for
 
 STACK = stack_for()
 MASK = ball(STACK.grid.shape)
@@ -290,6 +291,11 @@ FILED = np.array([STACK.grid.affine @ (k, 20.0 + k / 10, 25.0 - k / 20, 1.0) for
 NORMAL = STACK.grid.affine[:3, 0]
 
 
+def saw(centres: Any, mean: float = 410.0, sd: float = 35.0) -> Prediction:
+    """A prediction whose model saw slices there and outlined those grey values."""
+    return prediction_of(MASK, sight=centres, measured=MEASURED | {"INSIDE_MEAN": mean, "INSIDE_SD": sd})
+
+
 def off_by(x_mm: float, y_mm: float, steps: float) -> Any:
     """All slices seen so far beside their place in the plane and along the normal."""
     return FILED + [x_mm, y_mm, 0.0] + steps * NORMAL
@@ -298,8 +304,8 @@ def off_by(x_mm: float, y_mm: float, steps: float) -> Any:
 def test_a_model_that_saw_the_files_passes() -> None:
     """Also where single slices lie off the even grid, as geometry lets them."""
     jitter = np.random.default_rng(1).uniform(-0.09, 0.09, FILED.shape)
-    for seen in (FILED, FILED + jitter):
-        assert not holding(judge_sight(seen, FILED, STACK))
+    for centres in (FILED, FILED + jitter):
+        assert not holding(judge_sight(saw(centres), Sight(FILED, 410.0, 35.0), STACK))
 
 
 @pytest.mark.parametrize(
@@ -331,8 +337,21 @@ def test_a_model_that_saw_the_files_passes() -> None:
 )
 def test_a_model_that_saw_something_else_is_held(seen: Any, gate: str) -> None:
     """Shift, flip, missing slice, one strange image, no answer: the gate of that name holds, and nobody releases it."""
-    assert gate in holding(judge_sight(seen, FILED, STACK))
+    assert gate in holding(judge_sight(saw(seen), Sight(FILED, 410.0, 35.0), STACK))
     assert gate not in RELEASABLE
+
+
+@pytest.mark.parametrize("numbers", [(410.04, 35.0), (410.0, 35.04), (380.0, 20.0), (np.nan, 35.0)])
+def test_an_outline_on_other_grey_values_is_held(numbers: tuple[float, float]) -> None:
+    """A mask moved together with its map no longer lies on the grey values that the model outlined."""
+    assert holding(judge_sight(saw(FILED, *numbers), Sight(FILED, 410.0, 35.0), STACK)) == {"SEEN_INSIDE"}
+    assert "SEEN_INSIDE" not in RELEASABLE
+
+
+def test_a_model_that_tells_no_grey_values_is_held() -> None:
+    """Nothing to compare with is no agreement."""
+    silent = prediction_of(MASK, sight=FILED)
+    assert holding(judge_sight(silent, Sight(FILED, 410.0, 35.0), STACK)) == {"GATE_ERROR"}
 
 
 def test_a_gate_that_fails_holds_without_repeating_the_errors_text() -> None:

@@ -47,6 +47,6 @@ class DicomObjects:
 def _sight(stack: Stack, sources: Sequence[Path], prediction: Prediction) -> tuple[GateResult, ...]:
     """Whether the model looked at these very images, in this very order and place."""
     try:
-        return judge_sight(prediction.sight, filed_sight(stack, sources), stack)
+        return judge_sight(prediction, filed_sight(stack, sources, prediction.mask), stack)
     except READING_FAULTS as error:
         return (gate_error("SEEN_SLICES", error),)

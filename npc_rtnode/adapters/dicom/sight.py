@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npc_rtnode.adapters.dicom.series import planes_of
+from npc_rtnode.domain.gates import Sight
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.records import ImageReference, SliceHeader
 
 Plane = NDArray[np.float32]
 
 
-def filed_sight(stack: Stack, sources: Sequence[Path]) -> Array:
-    """Centre of brightness of every slice of the stack, `[slice, (x, y, z)]` in LPS mm, from the files alone.
+def filed_sight(stack: Stack, sources: Sequence[Path], mask: NDArray[np.bool_]) -> Sight:
+    """What the files alone say of every slice of the stack, and of the pixels under the mask.
 
     Brightness counts from the slice's darkest pixel; padding is as dark as the darkest pixel of all. Raises Unreadable,
     or LookupError where a file holds no such slice.
@@ -29,11 +30,15 @@ def filed_sight(stack: Stack, sources: Sequence[Path]) -> Array:
     for path in dict.fromkeys(sources):
         found |= {header.reference: (header, plane) for header, plane in planes_of(path)}
     darkest = min(float(np.nanmin(plane)) for _, plane in found.values() if not np.isnan(plane).all())
-    return np.array([_centre(*found[header.reference], darkest) for header in stack.slices])
+    there = (found[header.reference] for header in stack.slices)
+    lit = [(header, np.nan_to_num(plane, nan=darkest)) for header, plane in there]
+    grey = np.concatenate([plane[part] for (_, plane), part in zip(lit, mask, strict=True)]).astype(np.float64)
+    centres = np.array([_centre(header, plane) for header, plane in lit])
+    return Sight(centres, float(grey.mean()), float(grey.std()))
 
 
-def _centre(header: SliceHeader, plane: Plane, darkest: float) -> Array:
-    light = np.nan_to_num(plane, nan=darkest).astype(np.float64)
+def _centre(header: SliceHeader, plane: Plane) -> Array:
+    light = plane.astype(np.float64)
     light -= light.min()
     row, column = (_balance(light.sum(axis=axis)) for axis in (1, 0))
     return _placed(header, row, column)
