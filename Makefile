@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer gate-table check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -43,6 +43,12 @@ evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SE
 
 bench-infer: $(STAMP)  ## cost and parity of every way to run the network; prints RESULT lines
 	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
+
+CLEAN   ?= 1000
+WORKERS ?= 1
+
+gate-table: $(STAMP)  ## planted faults and the gates that stop them, then CLEAN=1000 clean phantoms; prints one RESULT line
+	@$(BIN)/python bench/gates.py --clean $(CLEAN) --workers $(WORKERS) $(GATE_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test

@@ -49,7 +49,8 @@ _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the
 )
 _DATA: Final = ("synthetic", "clinical")
 _PARTING_S: Final = 3.0
-FAR: Final = 2.0
+FAR: Final = 1.75
+"""Beyond this many times a limit of training, or this part of it, an input is far from anything that was learned."""
 
 
 class OpenedBundle(Protocol):
@@ -193,6 +194,21 @@ def _refuse_strange(manifest: Manifest) -> None:
         raise BundleFault(f"It says it was trained on {manifest.data!r} data; known are {' and '.join(_DATA)}.")
 
 
+def predict_here(bundle: OpenedBundle, volume: Volume) -> Prediction:
+    """The child's answer without the child, for measurements: no deadline, and a fault takes the caller with it.
+
+    Raises GeometryRefused or InputFault.
+    """
+    kind, content = _answer_to(bundle, volume.voxels, volume.stack.grid.affine)
+    if kind == "input":
+        _refuse(*content)
+    return _as_prediction(content, volume)
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise (GeometryRefused if code in _GEOMETRY_CODES else InputFault)(f"{code}: {message}")
+
+
 # --- here: the child as seen from the parent --------------------------------------------------------------------------
 
 
@@ -240,8 +256,7 @@ class _Child:
         if kind == "bundle":
             raise BundleFault(content)
         if kind == "input":
-            code, message = content
-            raise (GeometryRefused if code in _GEOMETRY_CODES else InputFault)(f"{code}: {message}")
+            _refuse(*content)
         return content
 
     def is_gone(self) -> bool:
@@ -314,7 +329,7 @@ def _finding(name: str, value: float, low: float, high: float, unit: str) -> Fin
 
 
 def _is_far(value: float, low: float, high: float) -> bool:
-    """Less than half or more than twice what was covered; of what may be 0 or less, half the range beyond it."""
+    """Of what is always above 0, FAR times less or more than was covered; of the rest, the range over FAR beyond it."""
     if low > 0:
         return not low / FAR <= value <= high * FAR
     return not low - (high - low) / FAR <= value <= high + (high - low) / FAR

@@ -23,6 +23,9 @@ DOUBTFUL: Final = (0.2, 0.8)
 LEFT_OUT_MOST: Final = 0.02
 """Of the outline's volume: what the map holds beyond the outline, and the model did not say it dropped."""
 
+ROUNDING: Final = 0.002
+"""A map is stored in half precision; a probability so close to the threshold may lie on its other side."""
+
 Measure = Callable[[Grid, Prediction], float]
 
 
@@ -118,7 +121,7 @@ def _left_out(grid: Grid, prediction: Prediction) -> GateResult:
     if band is None or band.hold_low is None:
         return unjudged("LEFT_OUT", "the bundle's side named no threshold")
     outlined = volume_cc(grid, prediction)
-    found = int(np.count_nonzero(prediction.probability >= band.hold_low)) * grid.voxel_cc
+    found = int(np.count_nonzero(prediction.probability >= band.hold_low + ROUNDING)) * grid.voxel_cc
     lost = max(0.0, found - outlined - prediction.dropped_cc) / outlined
     outcome = Outcome.HOLD if lost > LEFT_OUT_MOST else Outcome.PASS
     said = "share of the outline that the map holds besides, and nobody said was dropped"

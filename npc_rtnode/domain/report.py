@@ -73,7 +73,8 @@ class ObjectPlan:
     """All that shapes the objects besides the images and the prediction; the same plan gives the same bytes.
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
-    marked as one of ours; result_revision: 1 for the first result of a series revision.
+    marked as one of ours; result_revision: 1 for the first result of a series revision; supersedes: the work key of the
+    result of this series that was sent before, empty for none.
     """
 
     work_key: str
@@ -87,6 +88,7 @@ class ObjectPlan:
     findings: tuple[Finding, ...]
     phantom: bool
     result_revision: int
+    supersedes: str = ""
 
     @property
     def local_time(self) -> datetime:
@@ -98,6 +100,10 @@ class ObjectPlan:
     def uid(self, what: str) -> str:
         """The UID of one thing in this result: object, series or tracked lesion."""
         return derived_uid(self.work_key, what)
+
+    def superseded_uid(self, what: str) -> str | None:
+        """The UID of the same thing in the result that this one replaces; None where it replaces none."""
+        return derived_uid(self.supersedes, what) if self.supersedes else None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class ReportContent:
     findings: tuple[Finding, ...]
     phantom: bool
     site_label: str
+    supersedes: str | None = None  # SOP Instance UID of the structure set that this result replaces
 
     @property
     def volume_text(self) -> str:
@@ -136,8 +143,13 @@ class ReportContent:
     @property
     def description(self) -> str:
         """ROIDescription and StructureSetDescription (ST): notices, stage line, warnings, what was not checked."""
-        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), self.not_checked]
-        return plain(". ".join(said), _SHORT_TEXT)
+        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), *self.replaced]
+        return plain(". ".join([*said, self.not_checked]), _SHORT_TEXT)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Which structure set this result takes the place of; empty for a first result."""
+        return (f"Supersedes structure set {self.supersedes}",) if self.supersedes else ()
 
     @property
     def warnings_line(self) -> str:
@@ -181,6 +193,7 @@ class ReportContent:
         if self.dropped_cc > 0:
             said.append(f"Post-processing left out {self.dropped_cc:.3f} cc in small or distant parts.")
         said += [f"Warning: {finding}" for finding in self.findings]
+        said += [f"{sentence}." for sentence in self.replaced]
         said += [f"Bundle: {self.bundle.statement}"] if self.bundle.statement else []
         return tuple(plain(sentence, _SHORT_TEXT) for sentence in said)
 
@@ -197,6 +210,7 @@ def report_of(mask: NDArray[np.bool_], grid: Grid, prediction: Prediction, plan:
         findings=tuple(dict.fromkeys((*plan.findings, *prediction.findings))),
         phantom=plan.phantom,
         site_label=plan.content.structure_set_label,
+        supersedes=plan.superseded_uid("RTSTRUCT"),
     )
 
 

@@ -106,6 +106,7 @@ class Writer:
             findings=self._warnings(case),
             phantom=case.phantom,
             result_revision=job.result_revision,
+            supersedes=job.supersedes,
         )
 
     def _warnings(self, case: Case) -> tuple[Finding, ...]:

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
-from npc_rtnode.adapters.dicom.identity import SourceImages, encode, read_sources, restore_identity, stamp
+from npc_rtnode.adapters.dicom.identity import (
+    SourceImages,
+    encode,
+    name_predecessor,
+    read_sources,
+    restore_identity,
+    stamp,
+)
 from npc_rtnode.domain import vocabulary
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.identifiers import derived_uid
@@ -47,6 +54,7 @@ def write_sr(
     _name_frame(tree, images.references[_key_slice(mask)])
     ds = _document(tree, images, plan, rtstruct)
     _describe_object(ds, images, content, plan)
+    name_predecessor(ds, plan, ObjectKind.SR.value)
     return WrittenObject(ObjectKind.SR, str(ds.SOPClassUID), str(ds.SOPInstanceUID), encode(ds, ExplicitVRLittleEndian))
 
 
