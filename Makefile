@@ -48,7 +48,7 @@ CLEAN   ?= 1000
 WORKERS ?= 1
 
 gate-table: $(STAMP)  ## planted faults and the gates that stop them, then CLEAN=1000 clean phantoms; prints one RESULT line
-	@$(BIN)/python bench/gates.py --clean $(CLEAN) --workers $(WORKERS) $(GATE_ARGS)
+	@$(BIN)/python -m bench.gates --clean $(CLEAN) --workers $(WORKERS) $(GATE_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test
@@ -70,7 +70,7 @@ floors: $(STAMP)  ## who may import whom (.importlinter)
 migrations: $(STAMP)  ## the tables and alembic/versions agree
 	@$(BIN)/python -c "$$CHECK_MIGRATIONS"
 
-docs: $(STAMP)  ## write docs/lifecycle.md, the table in docs/errors.md and deploy/example.toml from the code
+docs: $(STAMP)  ## write docs/lifecycle.md, the tables in docs/errors.md and docs/gates.md, deploy/example.toml from the code
 	@$(BIN)/python docs/generate.py
 
 docs-fresh: $(STAMP)

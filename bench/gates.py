@@ -24,13 +24,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import beside
 import numpy as np
-from planted import REAL_FAULTS, SMALLEST, Chain, Fault, Run, Workshop, faults, shift
 
+from bench import beside
+from bench.planted import REAL_FAULTS, SMALLEST, Chain, Fault, Run, Workshop, faults, shift
 from model.bundle import Bundle, default_bundle, dice_of
 from model.phantom import write_dicom_series
 from model.phantom.cohorts import external_cohort

@@ -16,13 +16,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-import beside
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import dcmread
 from scipy import ndimage
 
+from bench import beside
 from model.bundle import Bundle
 from model.phantom import Phantom, make_case, small_profile, write_dicom_series
 from npc_rtnode.adapters.dicom.objects import DicomObjects

@@ -105,14 +105,14 @@ def bands(cases: Sequence[Case], distances: Sequence[float]) -> dict[str, Band]:
 
 def _upper(known: Band, numbers: Floats) -> Band:
     """Warn above all but a hundredth; a gate that never holds by default never does."""
-    warn = _round(float(np.quantile(numbers, 1 - WARN_SHARE)))
+    warn = _round(float(np.quantile(numbers, 1 - WARN_SHARE, method="higher")))
     if known.hold_high is None:
         return Band(known.unit, warn_high=warn)
     return Band(known.unit, warn_high=warn, hold_high=max(warn, known.hold_high, _far(numbers, numbers.max())))
 
 
 def _lower(known: Band, numbers: Floats) -> Band:
-    warn = _round(float(np.quantile(numbers, WARN_SHARE)))
+    warn = _round(float(np.quantile(numbers, WARN_SHARE, method="lower")))
     ends = [end for end in (warn, known.hold_low, _far(numbers, numbers.min())) if end is not None]
     return Band(known.unit, warn_low=warn, hold_low=min(ends))
 

@@ -21,7 +21,7 @@ from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.records import ObjectKind
 from npc_rtnode.errors import ConfigFault
 
-CONTENT_VERSION: Final = 1
+CONTENT_VERSION: Final = 2
 """Part of every work key: raise it with every change of code that changes an object's content (ADR 0003)."""
 
 _PLAIN_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+( [\x21-\x5b\x5d-\x7e]+)*")
