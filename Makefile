@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check-outputs check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer check-outputs gate-table check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -47,6 +47,12 @@ bench-infer: $(STAMP)  ## cost and parity of every way to run the network; ends 
 check-outputs: $(STAMP)  ## structure sets of 60 masks, read back by three readers; prints a table and a RESULT line
 	@$(BIN)/python -m bench.outputs $(OUTPUTS_ARGS)
 
+CLEAN   ?= 1000
+WORKERS ?= 1
+
+gate-table: $(STAMP)  ## planted faults and the gates that stop them, then CLEAN=1000 clean phantoms; prints one RESULT line
+	@$(BIN)/python -m bench.gates --clean $(CLEAN) --workers $(WORKERS) $(GATE_ARGS)
+
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test
 
@@ -67,7 +73,7 @@ floors: $(STAMP)  ## who may import whom (.importlinter)
 migrations: $(STAMP)  ## the tables and alembic/versions agree
 	@$(BIN)/python -c "$$CHECK_MIGRATIONS"
 
-docs: $(STAMP)  ## write docs/lifecycle.md, the table in docs/errors.md and deploy/example.toml from the code
+docs: $(STAMP)  ## write docs/lifecycle.md, the tables in docs/errors.md and docs/gates.md, deploy/example.toml from the code
 	@$(BIN)/python docs/generate.py
 
 docs-fresh: $(STAMP)

@@ -2,8 +2,8 @@
 
     python docs/generate.py [--check]
 
-docs/lifecycle.md comes from npc_rtnode/domain/lifecycle.py, the table in docs/errors.md from npc_rtnode/errors.py,
-deploy/example.toml from npc_rtnode/settings.py.
+docs/lifecycle.md comes from npc_rtnode/domain/lifecycle.py, the table in docs/errors.md from npc_rtnode/errors.py, that
+in docs/gates.md from npc_rtnode/domain/plausibility.py, deploy/example.toml from npc_rtnode/settings.py.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from npc_rtnode import errors  # noqa: E402  the path comes first
+from model.manifest import DEFAULT_BANDS  # noqa: E402  the path comes first
+from npc_rtnode import errors  # noqa: E402
 from npc_rtnode.cli.example import render_example  # noqa: E402
-from npc_rtnode.domain import lifecycle  # noqa: E402
+from npc_rtnode.domain import lifecycle, plausibility  # noqa: E402
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
 
 def documents() -> dict[Path, str]:
     """Every generated file and what it should say."""
-    errors_page = ROOT / "docs" / "errors.md"
+    errors_page, gates_page = ROOT / "docs" / "errors.md", ROOT / "docs" / "gates.md"
     return {
         ROOT / "docs" / "lifecycle.md": lifecycle_page(),
         errors_page: between_marks(errors_page.read_text("utf-8"), error_table()),
+        gates_page: between_marks(gates_page.read_text("utf-8"), gauge_table()),
         ROOT / "deploy" / "example.toml": render_example(),
     }
 
@@ -123,6 +125,35 @@ def error_classes() -> Iterator[type[errors.NodeError]]:
 def doc(cls: type) -> str:
     """The first line of its docstring."""
     return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def gauge_table() -> str:
+    """Every gauge with the band of a bundle that was never calibrated."""
+    gauges = (*plausibility.GAUGES, plausibility.REFERENCE, plausibility.DISTANCE)
+    rows = ((f"`{g.code}`{released(g.code)}", g.said, *ends(g.code)) for g in gauges)
+    return table(("Gate", "What it looks at", "Warns", "Holds"), rows)
+
+
+def released(code: str) -> str:
+    """The mark of what a person may release."""
+    return " *R*" if code in plausibility.RELEASABLE else ""
+
+
+def ends(code: str) -> tuple[str, str]:
+    """Where a band warns and where it holds."""
+    band = DEFAULT_BANDS.get(code)
+    if band is None:
+        return "", "below the bundle's threshold"
+    return beyond(band.warn_low, band.warn_high, band.unit), beyond(band.hold_low, band.hold_high, band.unit)
+
+
+def beyond(low: float | None, high: float | None, unit: str) -> str:
+    """One end or both in words."""
+    said = [f"{word} {end:g}" for word, end in (("below", low), ("above", high)) if end is not None]
+    return f"{' or '.join(said)} {unit}".strip() if said else ""
 
 
 # --- markdown ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from model import labels, preprocess
+from model import checks, labels, preprocess
 from model.engine import AGREEMENTS, Agreement, Engine, EngineError, make_engine
 from model.manifest import (
     FILE,
+    Band,
     BundleError,
     GridSpec,
     LimitFinding,
@@ -78,6 +79,9 @@ USEFUL_AUC: Final = 0.65
 SURVEY_STEP: Final = 5
 """Slices between windows of the first look: about a quarter of a window."""
 
+ROUNDING: Final = 0.001
+"""A map may be stored in half precision, which moves a probability by up to a quarter of this."""
+
 GOLDEN_DICE: Final = 0.99
 GOLDEN_PROBABILITY: Final = 0.02
 Floats = NDArray[np.float32]
@@ -86,13 +90,33 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one volume, on the caller's own grid."""
+    """What the model says about one volume, on the caller's own grid.
+
+    measured: numbers about this answer by gate (``model.checks``); bands: what the bundle allows of them, by gate.
+    features: the picture and its outline as ``checks.features`` names them; unusual: those farthest out, in words.
+    sight: ``checks.sight`` of the very voxels and affine that were given, ``[slice, (x, y, z)]`` in LPS mm.
+    """
 
     probability: NDArray[np.float32]
     mask: NDArray[np.bool_]
     stage_probabilities: tuple[float, float, float, float]
     dropped_cc: float
     limits: tuple[LimitFinding, ...]
+    measured: Mapping[str, float] = field(default_factory=dict)
+    bands: Mapping[str, Band] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
+    unusual: str = ""
+    sight: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answer on the network's window: the map (z, y, x), raw stage logits (4,), and how steady both are."""
+
+    window: Window
+    probability: Floats
+    stage_logits: Floats
+    steadiness: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -165,27 +189,47 @@ class Bundle:
         """GTV and T stage of one axial volume. ``voxels`` [slice, row, column]; ``affine`` index -> LPS mm.
 
         Two looks (A21): windows along the stack find the tumour; one window at its height, centred in-plane on the body
-        so that its place in the head is seen, gives the answer.
+        so that its place in the head is seen, gives the answer. What the gates ask of it is measured on the way.
         Raises ``InputError`` where the volume cannot be given to the network.
         """
-        volume = preprocess.orient(voxels, np.asarray(affine, dtype=np.float64))
-        found = list(preprocess.outside(preprocess.measure(volume), self.manifest.input_limits))
-        canonical, stage_logits = self.look(volume)
+        affine = np.asarray(affine, dtype=np.float64)
+        volume = preprocess.orient(voxels, affine)
+        scaled, start = self._scaled(volume)
+        look = self._look(scaled, self._find(scaled, start) if self.manifest.window == "roi" else start)
+        canonical = preprocess.paste(scaled, look.window, look.probability)
         mask, dropped = clean(canonical, volume.spacing_mm, self.manifest.postprocess)
+        features = checks.features(look.window, look.probability, self.manifest.threshold, self.manifest.grid)
+        usual, unusual = self._usual(features)
+        whole = checks.wholeness(mask, volume.spacing_mm, dropped) | checks.sureness(canonical, mask)
         return Prediction(
             probability=volume.to_native(canonical),
             mask=volume.to_native(mask.astype(np.float32)) > 0,
-            stage_probabilities=_calibrated(stage_logits, self.manifest),
+            stage_probabilities=_calibrated(look.stage_logits, self.manifest),
             dropped_cc=dropped,
-            limits=tuple(found),
+            limits=preprocess.outside(preprocess.measure(volume) | features, self.manifest.input_limits),
+            measured=dict(look.steadiness) | whole | usual | checks.inside(volume.voxels, mask),
+            bands=self._bands,
+            features=features,
+            unusual=unusual,
+            sight=checks.sight(voxels, affine),
         )
 
-    def look(self, volume: Volume) -> tuple[Floats, Floats]:
-        """Raw stage logits and the probability map on the canonical native grid."""
-        scaled, start = self._scaled(volume)
-        centre = self._find(scaled, start) if self.manifest.window == "roi" else start
-        window, probability, logits = self._window(scaled, centre)
-        return preprocess.paste(scaled, window, probability), logits
+    @property
+    def _bands(self) -> dict[str, Band]:
+        """The manifest's, and what follows from the threshold: no voxel that is outlined may lie below it."""
+        least = self.manifest.threshold - ROUNDING
+        return dict(self.manifest.bands) | {"LEAST_PROBABILITY": Band("", hold_low=least)}
+
+    def _usual(self, features: Mapping[str, float]) -> tuple[dict[str, float], str]:
+        """How unusual the case is; without a reference, or without an outline, that is left unsaid."""
+        reference = self.manifest.reference
+        if reference is None:
+            return {"REFERENCE_CASES": 0.0}, ""
+        cases = {"REFERENCE_CASES": float(reference.cases)}
+        if not features:
+            return cases, ""
+        distance, unusual = checks.unusualness(features, reference)
+        return cases | {"OUT_OF_DISTRIBUTION": distance}, unusual
 
     def _scaled(self, volume: Volume) -> tuple[Volume, Point]:
         """The z-scored volume and where its window starts from, in mm from the first voxel."""
@@ -245,14 +289,24 @@ class Bundle:
             weight[place] += share
         return np.asarray(total / np.maximum(weight, 1e-6), dtype=np.float32)
 
-    def _window(self, scaled: Volume, centre: Point) -> tuple[Window, Floats, Floats]:
-        window = preprocess.cut(scaled, centre, self.manifest.grid)
+    def _look(self, scaled: Volume, centre: Point) -> Look:
+        """The second look, with its mirror image and a copy half a voxel off: the two that say how steady it is."""
+        grid = self.manifest.grid
+        window = preprocess.cut(scaled, centre, grid)
+        y, x = (c + checks.SHIFT_VOXELS * mm for c, mm in zip(centre[1:], grid.spacing_mm[1:], strict=True))
         probability, logits = self.engine.forward(window.values)
+        turned, other = self.engine.forward(window.values[:, :, ::-1])
+        mirrored = turned[:, :, ::-1]
+        shifted = self.engine.forward(preprocess.cut(scaled, (centre[0], y, x), grid).values)
+        looks = [self._judged(*said) for said in ((probability, logits), (mirrored, other), shifted)]
+        steadiness = checks.steadiness(looks, self.manifest.threshold)
         if self.manifest.flip_average:
-            mirrored, other = self.engine.forward(window.values[:, :, ::-1])
-            probability = np.asarray((probability + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
+            probability = np.asarray((probability + mirrored) / 2, dtype=np.float32)
             logits = np.asarray((logits + other) / 2, dtype=np.float32)
-        return window, probability, logits
+        return Look(window, probability, logits, steadiness)
+
+    def _judged(self, probability: Floats, logits: Floats) -> checks.Look:
+        return checks.Look(probability, np.array(_calibrated(logits, self.manifest)))
 
 
 def survey_starts(length: int, depth: int) -> list[int]:

@@ -73,6 +73,49 @@ class Postprocess:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Where a measured number is expected: outside ``warn`` it is said, outside ``hold`` a person decides.
+
+    The ends themselves are inside; None is no end.
+    """
+
+    unit: str = ""
+    warn_low: float | None = None
+    warn_high: float | None = None
+    hold_low: float | None = None
+    hold_high: float | None = None
+
+
+DEFAULT_BANDS: Final[Mapping[str, Band]] = {
+    "VOLUME": Band("cc", 1.0, 150.0, 0.3, 300.0),
+    "EXTENT": Band("mm", None, 95.0, None, 125.0),
+    "PARTS": Band("parts", None, 2, None, 4),
+    "DROPPED_SHARE": Band("", None, 0.1, None, 0.5),
+    "CONFIDENCE": Band("", 0.85, None, 0.6, None),
+    "DOUBT": Band("", None, 0.5, None, 1.5),
+    "MIRROR_DICE": Band("", 0.8, None, 0.5, None),
+    "SHIFT_DICE": Band("", 0.85, None, 0.5, None),
+    "STAGE_SWING": Band("", None, 0.25, None, None),
+    "OUT_OF_DISTRIBUTION": Band("SD", None, 5.0, None, 10.0),
+    "REFERENCE_CASES": Band("cases", 50, None, None, None),
+}
+"""For a bundle that was never calibrated (``python -m model.calibrate``): wide, from the literature's volumes (0.3 to
+150 cc), the window's size and a Dice of about .6 between members of an ensemble. VOLUME and EXTENT are the outline's,
+PARTS and DROPPED_SHARE say how it hangs together, CONFIDENCE and DOUBT are read off the map, the three after them
+compare the answer with those to the mirrored and the shifted image."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Ordinary cases as named features: their number, mean, and the inverse of their covariance (shrunk)."""
+
+    cases: int
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle says about itself. ``files`` holds the SHA-256 of every other file in the folder."""
 
@@ -100,6 +143,10 @@ class Manifest:
     """Where the window lies (A21): "roi" at the tumour the first look finds, "body" on the body, "image" (paper)."""
     intensity: str = "body"
     """What the z-score is taken over (A23): "body" clipped inside the head, "volume" all voxels as they are (paper)."""
+    bands: Mapping[str, Band] = field(default_factory=lambda: dict(DEFAULT_BANDS))
+    """What the gates allow of an answer, by gate; what a bundle does not name is DEFAULT_BANDS'."""
+    reference: Reference | None = None
+    """What an input is compared with to say how unusual it is; None in a bundle that was never calibrated."""
     format: int = FORMAT
 
     @property
@@ -150,10 +197,22 @@ def _from_dict(raw: dict[str, Any]) -> Manifest:
     fields["grid"] = GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), int(grid["oversample"]))
     fields["postprocess"] = Postprocess(**raw["postprocess"])
     fields["input_limits"] = {name: Limit(**limit) for name, limit in raw["input_limits"].items()}
+    fields["bands"] = dict(DEFAULT_BANDS) | {name: Band(**band) for name, band in raw.get("bands", {}).items()}
+    fields["reference"] = _reference(raw.get("reference"))
     for name, known in (("window", WINDOWS), ("intensity", INTENSITIES)):
         if fields.get(name, known[0]) not in known:
             raise ValueError(f"{name} is {fields[name]!r}, known are {', '.join(known)}")
     return Manifest(**fields)
+
+
+def _reference(raw: dict[str, Any] | None) -> Reference | None:
+    if raw is None:
+        return None
+    precision = tuple(tuple(float(value) for value in row) for row in raw["precision"])
+    features, mean = tuple(raw["features"]), tuple(float(value) for value in raw["mean"])
+    if {len(mean), len(precision), *(len(row) for row in precision)} != {len(features)}:
+        raise ValueError(f"reference: {len(features)} features, but mean or precision has another size")
+    return Reference(int(raw["cases"]), features, mean, precision)
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

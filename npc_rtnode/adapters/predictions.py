@@ -6,13 +6,15 @@ import errno
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
+from npc_rtnode.domain.prediction import Answer, Band, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.errors import DiskLow
 
@@ -74,6 +76,8 @@ def _pack(answer: Answer) -> bytes:
         stage=np.array(prediction.stage_probabilities),
         dropped_cc=np.array(prediction.dropped_cc),
         findings=findings.reshape(-1, 4),
+        checks=np.array(json.dumps(_checks(prediction))),
+        sight=prediction.sight,
         bundle=np.array(json.dumps(asdict(answer.bundle))),
     )
     return buffer.getvalue()
@@ -90,8 +94,23 @@ def _unpack(packed: bytes) -> Answer:
             stage_probabilities=(t1, t2, t3, t4),
             dropped_cc=float(stored["dropped_cc"]),
             findings=tuple(_finding(row) for row in stored["findings"]),
+            **_checked(stored),
         )
         return Answer(prediction, BundleStatement(**json.loads(str(stored["bundle"]))))
+
+
+def _checks(prediction: Prediction) -> dict[str, Any]:
+    bands = {code: asdict(band) for code, band in sorted(prediction.bands.items())}
+    return {"measured": dict(sorted(prediction.measured.items())), "bands": bands, "unusual": prediction.unusual}
+
+
+def _checked(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gates need; nothing where an older node stored none, and then they hold."""
+    if "checks" not in stored:
+        return {}
+    checks = json.loads(str(stored["checks"]))
+    bands = {code: Band(**band) for code, band in checks["bands"].items()}
+    return {**checks, "bands": bands, "sight": stored["sight"]}
 
 
 def _finding(row: np.ndarray[tuple[int], np.dtype[np.str_]]) -> Finding:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npc_rtnode.domain.geometry import Volume
-from npc_rtnode.domain.prediction import T_STAGES, BundleStatement, Prediction
+from npc_rtnode.domain.prediction import FAR_OUTSIDE, T_STAGES, Band, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.kinship import die_with
@@ -49,6 +49,8 @@ _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the
 )
 _DATA: Final = ("synthetic", "clinical")
 _PARTING_S: Final = 3.0
+FAR: Final = 1.75
+"""Beyond this many times a limit of training, or this part of it, an input is far from anything that was learned."""
 
 
 class OpenedBundle(Protocol):
@@ -207,6 +209,21 @@ def _refuse_strange(manifest: Manifest) -> None:
         raise BundleFault(f"It says it was trained on {manifest.data!r} data; known are {' and '.join(_DATA)}.")
 
 
+def predict_here(bundle: OpenedBundle, volume: Volume) -> Prediction:
+    """The child's answer without the child, for measurements: no deadline, and a fault takes the caller with it.
+
+    Raises GeometryRefused or InputFault.
+    """
+    kind, content = _answer_to(bundle, volume.voxels, volume.stack.grid.affine)
+    if kind == "input":
+        _refuse(*content)
+    return _as_prediction(content, volume)
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise (GeometryRefused if code in _GEOMETRY_CODES else InputFault)(f"{code}: {message}")
+
+
 # --- here: the child as seen from the parent --------------------------------------------------------------------------
 
 
@@ -254,8 +271,7 @@ class _Child:
         if kind == "bundle":
             raise BundleFault(content)
         if kind == "input":
-            code, message = content
-            raise (GeometryRefused if code in _GEOMETRY_CODES else InputFault)(f"{code}: {message}")
+            _refuse(*content)
         return content
 
     def is_gone(self) -> bool:
@@ -299,6 +315,10 @@ class _Said:
     stage_probabilities: tuple[float, float, float, float]
     dropped_cc: float
     limits: tuple[tuple[str, float, float, float, str], ...]  # name, value, low, high, unit
+    measured: dict[str, float]
+    bands: dict[str, tuple[Any, ...]]  # the fields of Band
+    unusual: str
+    sight: NDArray[np.float64]
 
 
 def _as_prediction(said: _Said, volume: Volume) -> Prediction:
@@ -310,12 +330,24 @@ def _as_prediction(said: _Said, volume: Volume) -> Prediction:
         stage_probabilities=said.stage_probabilities,
         dropped_cc=said.dropped_cc,
         findings=tuple(_finding(*limit) for limit in said.limits),
+        measured=said.measured,
+        bands={code: Band(*ends) for code, ends in said.bands.items()},
+        unusual=said.unusual,
+        sight=said.sight,
     )
 
 
 def _finding(name: str, value: float, low: float, high: float, unit: str) -> Finding:
     message = f"{name.replace('_', ' ')} is {value:.4g} {unit}, training covered {low:.4g} to {high:.4g} {unit}"
-    return Finding(f"OUTSIDE_TRAINING_{name.upper()}", message, value, low if value < low else high)
+    code = FAR_OUTSIDE if _is_far(value, low, high) else f"OUTSIDE_TRAINING_{name.upper()}"
+    return Finding(code, message, value, low if value < low else high)
+
+
+def _is_far(value: float, low: float, high: float) -> bool:
+    """Of what is always above 0, FAR times less or more than was covered; of the rest, the range over FAR beyond it."""
+    if low > 0:
+        return not low / FAR <= value <= high * FAR
+    return not low - (high - low) / FAR <= value <= high + (high - low) / FAR
 
 
 # --- there: in the child ----------------------------------------------------------------------------------------------
@@ -375,4 +407,12 @@ def _answer_to(bundle: OpenedBundle, voxels: NDArray[np.float32], affine: NDArra
         stage_probabilities=(t1, t2, t3, t4),
         dropped_cc=float(found.dropped_cc),
         limits=tuple((one.name, one.value, one.low, one.high, one.unit) for one in found.limits),
+        measured={code: float(value) for code, value in found.measured.items()},
+        bands={code: _ends(band) for code, band in found.bands.items()},
+        unusual=str(found.unusual),
+        sight=np.asarray(found.sight, dtype=np.float64),
     )
+
+
+def _ends(band: Any) -> tuple[Any, ...]:
+    return band.unit, band.warn_low, band.warn_high, band.hold_low, band.hold_high

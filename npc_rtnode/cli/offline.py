@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from npc_rtnode.adapters.predictor import BundlePredictor
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.app import utc_now
 from npc_rtnode.cli.rules import judge_folder
-from npc_rtnode.domain.gates import GateResult, Outcome, before_writing, may_send
+from npc_rtnode.domain.gates import GateResult, Outcome, before_sending, before_writing, may_send, warnings_of
 from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.domain.profiles import ObjectOrder
@@ -62,6 +63,8 @@ class _Offline:
         if _passes(gates):
             inputs = list(dict.fromkeys((h.sop_uid, h.sha256) for h in volume.stack.slices))
             plan = self._plan(series_uid, inputs, Answer(prediction, bundle), phantom)
+            warnings = warnings_of(before_sending(volume.stack, prediction, plan.content.uncertain_below))
+            plan = replace(plan, findings=warnings)
             written = DicomObjects().write(volume.stack, sources, prediction, plan)
             gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
         open_to_all = may_send(bundle.synthetic, phantom, destination_is_test=False)

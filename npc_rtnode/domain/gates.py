@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from math import isfinite
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.outcomes import GateResult as GateResult
+from npc_rtnode.domain.outcomes import Outcome as Outcome
+from npc_rtnode.domain.outcomes import gate_error as gate_error
+from npc_rtnode.domain.outcomes import unjudged
+from npc_rtnode.domain.plausibility import RELEASABLE as PLAUSIBILITY
+from npc_rtnode.domain.plausibility import judge_answer
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.rasterising import PlacedRing, Raster, dice, rasterise
 from npc_rtnode.domain.records import Finding, ImageReference
@@ -29,36 +35,17 @@ VOLUME_MOST: Final = 0.0002  # relative error of the rasterised volume
 OFF_PLANE_MOST_MM: Final = 0.01
 POLYGON_MOST: Final = 0.002  # relative error of area times slice distance (outputs.md 6)
 POLYGON_NEVER: Final = 0.005  # beyond it, from 1 cc upwards, the polygons are of another outline
+STRAY_MOST_MM: Final = 0.2  # one slice off its place on the even grid, as domain/geometry lets it be
+STRAY_MOST_OF_STEP: Final = 0.1  # the same along the normal
+INSIDE_MOST: Final = 0.001  # SD of the grey values under the outline; one pixel to the side is about 0.01 or more
+LEAST_SD: Final = 1e-6  # of an outline on one grey value
+SHIFT_MOST_MM: Final = 0.1  # all slices together, in-plane: under half a pixel of the finest series (0.34 mm)
 DS_MOST: Final = 16  # characters in a Decimal String, PS3.5 6.2
 PROBABILITY_SUM_MOST: Final = 1e-9
 VOLUME_MOST_CC: Final = 0.001  # both objects round to three decimals
 
-RELEASABLE: Final = frozenset({"BORDER_SLICE"})
+RELEASABLE: Final = frozenset({"BORDER_SLICE"}) | PLAUSIBILITY
 """Holds that a person may release after looking; every other hold says that the result itself cannot be trusted."""
-
-
-class Outcome(StrEnum):
-    """What a gate came to."""
-
-    PASS = "pass"
-    WARN = "warn"
-    HOLD = "hold"
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """One gate's answer; `value` and `limit` are the numbers that decided it. The message names no patient."""
-
-    name: str
-    outcome: Outcome
-    message: str
-    value: float | None = None
-    limit: float | None = None
-
-    @property
-    def finding(self) -> Finding:
-        """The same as a finding, for the ledger and the page."""
-        return Finding(self.name, self.message, self.value, self.limit)
 
 
 @dataclass(frozen=True)
@@ -162,6 +149,16 @@ class SegmentationFacts:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What the files themselves say: each slice's centre of brightness `[slice, (x, y, z)]` in LPS mm, and mean and SD
+    of the grey values under the outline."""
+
+    centres_mm: Array
+    inside_mean: float
+    inside_sd: float
+
+
+@dataclass(frozen=True)
 class Expected:
     """What one object should say. series_uids: of the source images as their files state it, which must be one.
 
@@ -190,22 +187,35 @@ def may_show(enhanced_mr: bool, destination_declares_it: bool) -> bool:
     return not enhanced_mr or destination_declares_it
 
 
-def gate_error(name: str, error: Exception) -> GateResult:
-    """A gate that could not come to an answer holds; the error's text may hold patient data and is left out."""
-    return GateResult("GATE_ERROR", Outcome.HOLD, f"{name} could not be judged: {type(error).__name__}")
-
-
 # --- before anything is written ---------------------------------------------------------------------------------------
 
 
 def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
-    """Shape, emptiness, borders, limits of training. After a hold outside RELEASABLE no object can be written."""
+    """Shape, emptiness, borders, then domain/plausibility. After a hold outside RELEASABLE no object is written."""
     if mask.shape != stack.grid.shape:
         return (GateResult("MASK_SHAPE", Outcome.HOLD, f"mask {mask.shape} is not on the grid {stack.grid.shape}"),)
     if not mask.any():
         return (GateResult("EMPTY_MASK", Outcome.HOLD, "nothing was outlined; that is never 'no lesion'", 0.0),)
-    limits = tuple(GateResult(f.code, Outcome.WARN, f.message, f.value, f.limit) for f in prediction.findings)
-    return (_border_slice(mask), _border_touch(mask), *limits)
+    return (_border_slice(mask), _border_touch(mask), *judge_answer(stack.grid, prediction))
+
+
+def before_sending(stack: Stack, prediction: Prediction, uncertain_below: float) -> tuple[GateResult, ...]:
+    """All that can be judged without the objects: what warns here is said in them."""
+    return (*before_writing(stack, prediction.mask, prediction), _stage_confidence(prediction, uncertain_below))
+
+
+def warnings_of(gates: Iterable[GateResult]) -> tuple[Finding, ...]:
+    """What the objects must say."""
+    return tuple(gate.finding for gate in gates if gate.outcome is Outcome.WARN)
+
+
+def _stage_confidence(prediction: Prediction, uncertain_below: float) -> GateResult:
+    """A weak stage is said to be weak and never holds: the outline is a draft of its own."""
+    top = max(prediction.stage_probabilities)
+    if top >= uncertain_below:
+        return GateResult("STAGE_CONFIDENCE", Outcome.PASS, "probability of the likeliest stage", top, uncertain_below)
+    said = f"probability of the likeliest stage: {top:.4g}, expected at least {uncertain_below:.4g}"
+    return GateResult("STAGE_CONFIDENCE", Outcome.WARN, said, top, uncertain_below)
 
 
 def _border_slice(mask: Mask) -> GateResult:
@@ -227,6 +237,53 @@ def _on_faces(mask: Mask, axes: Iterable[int]) -> int:
     """Voxels of the mask at either end of these axes."""
     faces = (face for axis in axes for face in (mask.take(0, axis), mask.take(-1, axis)))
     return sum(int(np.count_nonzero(face)) for face in faces)
+
+
+# --- what the model looked at -----------------------------------------------------------------------------------------
+
+
+def judge_sight(prediction: Prediction, filed: Sight, stack: Stack) -> tuple[GateResult, ...]:
+    """What the model saw, against the files: where every slice's brightness lies, and the grey values outlined.
+
+    Voxels in another order, of another series or on another grid than the outline is written on are seen here alone, as
+    is an outline that was moved together with its map: a round trip cannot know of them.
+    """
+    return (*_judge_slices(prediction.sight, filed.centres_mm, stack), _judge_inside(prediction, filed))
+
+
+def _judge_slices(seen: Array, filed: Array, stack: Stack) -> tuple[GateResult, ...]:
+    if seen.shape != filed.shape:
+        said = f"the model saw {len(seen)} slices, the files hold {len(filed)}"
+        return (GateResult("SEEN_SLICES", Outcome.HOLD, said, float(len(seen)), float(len(filed))),)
+    along, across = _parted(np.asarray(seen - filed), stack)
+    near = np.abs(along) <= max(STRAY_MOST_MM, STRAY_MOST_OF_STEP * stack.grid.spacing_mm[0])
+    there = near & (np.linalg.norm(across, axis=1) <= STRAY_MOST_MM)
+    strayed, shift = int(np.count_nonzero(~there)), float(np.linalg.norm(np.median(across, axis=0)))
+    return (
+        _at_most(
+            "SEEN_SLICES", strayed, 0, "slices that the model saw elsewhere or otherwise than the files have them"
+        ),
+        _at_most("SEEN_SHIFT", shift, SHIFT_MOST_MM, "mm in-plane from where the files have the slices, on the whole"),
+    )
+
+
+def _judge_inside(prediction: Prediction, filed: Sight) -> GateResult:
+    """In SD of those grey values, so that a rescale does not matter; the two sides differ by rounding alone."""
+    numbers = [prediction.measured.get(code) for code in ("INSIDE_MEAN", "INSIDE_SD")]
+    if None in numbers:
+        return unjudged("SEEN_INSIDE", "the bundle's side named no number")
+    off = [
+        abs(float(seen or 0.0) - own) for seen, own in zip(numbers, (filed.inside_mean, filed.inside_sd), strict=True)
+    ]
+    worst = max(off) / max(filed.inside_sd, LEAST_SD)
+    return _at_most("SEEN_INSIDE", worst, INSIDE_MOST, "SD between the grey values outlined and those in the files")
+
+
+def _parted(off: Array, stack: Stack) -> tuple[Array, Array]:
+    """Differences (n, 3) along the stack's normal (n,), and what is left of them in the plane (n, 3)."""
+    normal = stack.grid.affine[:3, 0] / stack.grid.spacing_mm[0]
+    along = np.asarray(off @ normal)
+    return along, np.asarray(off - np.outer(along, normal))
 
 
 # --- what was written -------------------------------------------------------------------------------------------------
@@ -260,6 +317,7 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
         _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
         _judge_segments("ROI_SOURCE", facts.defined_by, expected),
+        _judge_warnings("WARNINGS_RTSTRUCT", (facts.labels.get("StructureSetDescription", ""),), expected.content),
     )
 
 
@@ -362,6 +420,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
         _judge_segments("SR_SEGMENT", facts.segments, expected),
         _judge_tracking("SR_TRACKING", facts.tracking_uids, expected),
+        _judge_warnings("WARNINGS_SR", facts.texts, expected.content),
     )
 
 
@@ -581,6 +640,14 @@ def _judge_notice(name: str, texts: Iterable[str], content: ReportContent) -> Ga
     return _holds_if(name, missing, "a synthetic bundle's object says so")
 
 
+def _judge_warnings(name: str, texts: Iterable[str], content: ReportContent) -> GateResult:
+    """What a gate warned of is said in the object, by its code."""
+    said = tuple(texts)
+    silent = sorted({f.code for f in content.findings if not any(f.code in text for text in said)})
+    message = "does not say " + ", ".join(silent) if silent else "every warning is said"
+    return GateResult(name, Outcome.HOLD if silent else Outcome.PASS, message, float(len(silent)), 0.0)
+
+
 def _equal(name: str, found: str, wanted: str) -> GateResult:
     return _holds_if(name, found != wanted, f"wanted {wanted}")
 
@@ -590,8 +657,10 @@ def _holds_if(name: str, bad: bool, message: str) -> GateResult:
 
 
 def _at_most(name: str, value: float, limit: float, message: str) -> GateResult:
-    return GateResult(name, Outcome.PASS if value <= limit else Outcome.HOLD, message, float(value), float(limit))
+    outcome = Outcome.PASS if value <= limit else Outcome.HOLD
+    return GateResult(name, outcome, message, float(value) if isfinite(value) else None, float(limit))
 
 
 def _at_least(name: str, value: float, limit: float, message: str) -> GateResult:
-    return GateResult(name, Outcome.PASS if value >= limit else Outcome.HOLD, message, float(value), float(limit))
+    outcome = Outcome.PASS if value >= limit else Outcome.HOLD
+    return GateResult(name, outcome, message, float(value) if isfinite(value) else None, float(limit))

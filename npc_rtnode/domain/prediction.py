@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +33,30 @@ class BundleStatement:
         return self.data != "clinical"
 
 
+FAR_OUTSIDE: Final = "FAR_OUTSIDE_TRAINING"
+"""A finding with this code is not only outside of what training covered, but far from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where a bundle expects a number: outside `warn` that is said, outside `hold` a person decides; None is no end."""
+
+    unit: str = ""
+    warn_low: float | None = None
+    warn_high: float | None = None
+    hold_low: float | None = None
+    hold_high: float | None = None
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One answer on the native grid.
 
     probability: float32 `[slice, row, column]`, 0–1; mask: bool, thresholded and post-processed (model.md A26);
     stage_probabilities: T1–T4, summing to 1; findings: inputs outside the limits seen in training.
+    measured: what the model's side measured of this answer, by gate; bands: what the bundle allows, by gate; unusual:
+    what is farthest from the ordinary, in words; sight: where the model saw each slice's centre of brightness,
+    `[slice, (x, y, z)]` LPS mm, empty where it did not say.
     """
 
     probability: NDArray[np.float32]
@@ -44,6 +64,10 @@ class Prediction:
     stage_probabilities: tuple[float, float, float, float]
     dropped_cc: float
     findings: tuple[Finding, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
+    bands: Mapping[str, Band] = field(default_factory=dict)
+    unusual: str = ""
+    sight: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
 
     @property
     def stage(self) -> str:

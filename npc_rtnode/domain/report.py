@@ -96,7 +96,8 @@ class ObjectPlan:
     """All that shapes the objects besides the images and the prediction; the same plan gives the same bytes.
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
-    marked as one of ours; result_revision: 1 for the first result of a series revision; orders: what is to be written.
+    marked as one of ours; result_revision: 1 for the first result of a series revision; orders: what is to be written;
+    supersedes: the work key of the result of this series that was sent before, empty for none.
     """
 
     work_key: str
@@ -111,6 +112,7 @@ class ObjectPlan:
     phantom: bool
     result_revision: int
     orders: tuple[ObjectOrder, ...] = (ObjectOrder(ObjectKind.RTSTRUCT), ObjectOrder(ObjectKind.SR))
+    supersedes: str = ""
 
     @property
     def local_time(self) -> datetime:
@@ -131,6 +133,10 @@ class ObjectPlan:
         """The Series Instance UID of what is ordered: a series of its own."""
         return self.uid(f"series-{order.name}")
 
+    def superseded_uid(self, what: str) -> str | None:
+        """The UID of the same thing in the result that this one replaces; None where it replaces none."""
+        return derived_uid(self.supersedes, what) if self.supersedes else None
+
     def roi_name(self, form: Form) -> str:
         """ROIName (LO) in this form."""
         return plain(form.roi_name or self.content.roi_name, _LONG_STRING)
@@ -148,6 +154,7 @@ class ReportContent:
     findings: tuple[Finding, ...]
     phantom: bool
     site_label: str
+    supersedes: str | None = None  # SOP Instance UID of the structure set that this result replaces
 
     @property
     def volume_text(self) -> str:
@@ -176,8 +183,19 @@ class ReportContent:
 
     @property
     def description(self) -> str:
-        """ROIDescription and StructureSetDescription (ST): notices, the stage line, what was not checked."""
-        return plain(". ".join([*self.notices, self.stage_line, self.not_checked]), _SHORT_TEXT)
+        """ROIDescription and StructureSetDescription (ST): notices, stage line, warnings, what was not checked."""
+        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), *self.replaced]
+        return plain(". ".join([*said, self.not_checked]), _SHORT_TEXT)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Which structure set this result takes the place of; empty for a first result."""
+        return (f"Supersedes structure set {self.supersedes}",) if self.supersedes else ()
+
+    @property
+    def warnings_line(self) -> str:
+        """Every warning by its code with the number that decided it and the limit: `WARNINGS: DOUBT 0.61 (0.5)`."""
+        return "WARNINGS: " + ", ".join(_in_short(finding) for finding in self.findings)
 
     @property
     def label(self) -> str:
@@ -222,6 +240,7 @@ class ReportContent:
         if self.dropped_cc > 0:
             said.append(f"Post-processing left out {self.dropped_cc:.3f} cc in small or distant parts.")
         said += [f"Warning: {finding}" for finding in self.findings]
+        said += [f"{sentence}." for sentence in self.replaced]
         said += [f"Bundle: {self.bundle.statement}"] if self.bundle.statement else []
         return tuple(plain(sentence, _SHORT_TEXT) for sentence in said)
 
@@ -238,6 +257,7 @@ def report_of(mask: NDArray[np.bool_], grid: Grid, prediction: Prediction, plan:
         findings=tuple(dict.fromkeys((*plan.findings, *prediction.findings))),
         phantom=plan.phantom,
         site_label=plan.content.structure_set_label,
+        supersedes=plan.superseded_uid("RTSTRUCT"),
     )
 
 
@@ -258,6 +278,11 @@ def _spelled(letter: str) -> str:
     if not letter.isascii():
         return f" U+{ord(letter):04X} "
     return letter if letter.isprintable() else " "
+
+
+def _in_short(finding: Finding) -> str:
+    numbers = "" if finding.value is None else f" {finding.value:.3g}"
+    return f"{finding.code}{numbers}" + ("" if finding.limit is None else f" ({finding.limit:.3g})")
 
 
 def _short(probability: float) -> str:

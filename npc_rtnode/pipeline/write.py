@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, may_send, may_show
+from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, before_sending, may_send, may_show, warnings_of
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
@@ -107,11 +107,15 @@ class Writer:
             bundle=case.bundle,
             software_version=self.letterhead.software_version,
             indication=job.indication,
-            findings=case.prediction.findings,
+            findings=self._warnings(case),
             phantom=case.phantom,
             result_revision=job.result_revision,
             orders=orders_for(self.destinations, self.letterhead.content.roi_name),
+            supersedes=job.supersedes,
         )
+
+    def _warnings(self, case: Case) -> tuple[Finding, ...]:
+        return warnings_of(before_sending(case.stack, case.prediction, self.letterhead.content.uncertain_below))
 
     def _result(self, case: Case, stored: Stored, gates: Sequence[GateResult]) -> ResultToCommit:
         asking = list(self.destinations)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from npc_rtnode.domain.geometry import Grid, Stack
+from model import checks
+from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import derived_uid
-from npc_rtnode.domain.prediction import BundleStatement, Prediction
+from npc_rtnode.domain.plausibility import DISTANCE, GAUGES, REFERENCE
+from npc_rtnode.domain.prediction import Band, BundleStatement, Prediction
 from npc_rtnode.domain.records import SliceHeader
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.settings import ContentSettings
@@ -125,11 +127,31 @@ def bundle_statement(**wishes: Any) -> BundleStatement:
     return BundleStatement(**{**said, **wishes})
 
 
+MEASURED: dict[str, float] = {
+    "PARTS": 1.0,
+    "MIRROR_DICE": 0.95,
+    "SHIFT_DICE": 0.96,
+    "STAGE_SWING": 0.05,
+    "REFERENCE_CASES": 100.0,
+    "OUT_OF_DISTRIBUTION": 1.1,
+}
+BANDS: dict[str, Band] = {gauge.code: Band() for gauge in (*GAUGES, REFERENCE, DISTANCE)} | {
+    "LEAST_PROBABILITY": Band("", hold_low=0.499)
+}
+
+
+def seen(volume: Volume, mask: Mask) -> dict[str, Any]:
+    """What the model's side says of the voxels it was given and of those outlined, as wishes for `prediction_of`."""
+    measured = MEASURED | checks.inside(volume.voxels, mask)
+    return {"measured": measured, "sight": checks.sight(volume.voxels, volume.stack.grid.affine)}
+
+
 def prediction_of(
     mask: Mask, stages: tuple[float, float, float, float] = (0.02, 0.11, 0.69, 0.18), **wishes: Any
 ) -> Prediction:
-    """A prediction whose mask is the given one."""
-    return Prediction(mask.astype(np.float32), mask, stages, wishes.pop("dropped_cc", 0.0), **wishes)
+    """A prediction whose mask is the given one, sure and steady by all that was measured; no band has an end."""
+    said = {"dropped_cc": 0.0, "measured": MEASURED, "bands": BANDS} | wishes
+    return Prediction(mask.astype(np.float32), mask, stages, **said)
 
 
 def plan_of(**wishes: Any) -> ObjectPlan:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.manifest import FILE, BundleError, LimitFinding, file_sha256
+from model.manifest import FILE, Band, BundleError, LimitFinding, file_sha256
 from model.preprocess import InputError
 from npc_rtnode.adapters.predictor import Machine
 
@@ -74,7 +74,10 @@ class Answer:
         self.probability, self.mask = voxels, voxels > 0.5
         self.stage_probabilities = (float(affine[0, 0]), 0.2, 0.3, 0.1)
         self.dropped_cc = float(os.getpid())
-        self.limits = (LimitFinding("pixel_mm", 0.1, 0.3, 1.2, "mm"),)
+        self.limits = (LimitFinding("pixel_mm", 0.2, 0.3, 1.2, "mm"), LimitFinding("rows", 20, 256, 672, "pixels"))
+        self.measured, self.unusual = {"PARTS": 1.0}, "edges +4.0 SD"
+        self.bands = {"PARTS": Band("parts", None, 2, None, 4)}
+        self.sight = np.zeros((len(voxels), 3))
 
 
 def open_echoing(folder: Path, machine: Machine) -> Echoing:

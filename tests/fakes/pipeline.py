@@ -24,6 +24,7 @@ from npc_rtnode.domain.records import (
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.errors import DiskLow, NodeError, NotFound, Unreadable
 from npc_rtnode.settings import Destination
+from tests.builders.outputs import prediction_of
 
 STATEMENT = BundleStatement("fake", "1", "b" * 64, "clinical", "a fake", "AJCC 8th edition", 0.5)
 
@@ -157,7 +158,7 @@ class FakePredictor:
         mask = np.zeros(volume.voxels.shape, bool)
         if not self.empty:
             mask[4:8, 6:10, 6:10] = True
-        return Prediction(mask.astype(np.float32), mask, (0.1, 0.6, 0.2, 0.1), 0.0)
+        return prediction_of(mask, (0.1, 0.6, 0.2, 0.1))
 
     def close(self) -> None:
         """Nothing to end."""

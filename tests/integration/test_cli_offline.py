@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from npc_rtnode.errors import NothingEligible
 from npc_rtnode.settings import Settings
 from tests.builders.enhanced import make_enhanced
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import bundle_statement, prediction_of
+from tests.builders.outputs import bundle_statement, prediction_of, seen
 
 ROWS = 24
 
@@ -42,7 +43,7 @@ class Drawing:
         assert statement == self.statement()
         mask = np.zeros(volume.voxels.shape, bool)
         mask[self.first : self.first + 3, 6:14, 6:14] = True
-        return prediction_of(mask)
+        return prediction_of(mask, **seen(volume, mask))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -99,7 +100,7 @@ def test_what_is_held_when_read_back_is_only_reported(monkeypatch: pytest.Monkey
     write = offline.DicomObjects.write
 
     def swapped(self: Any, stack: Any, sources: Any, prediction: Prediction, plan: Any) -> Any:
-        other = prediction_of(np.roll(prediction.mask, 2, axis=2))
+        other = replace(prediction, mask=np.roll(prediction.mask, 2, axis=2))
         return write(self, stack, sources, other, plan)
 
     monkeypatch.setattr(offline.DicomObjects, "write", swapped)

@@ -30,7 +30,7 @@ from npc_rtnode.errors import GeometryRefused, InputFault
 from tests.builders.headers import real_files
 from tests.builders.landmarks import Scan
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import plan_of, prediction_of
+from tests.builders.outputs import plan_of, prediction_of, seen
 
 READER, OBJECTS = DicomSeriesReader(), DicomObjects()
 AWAY_MM = 0.05
@@ -95,7 +95,8 @@ def through_the_node(scan: Scan, folder: Path) -> Drawn:
     volume = READER.volume(files)
     path_of = {header.sop_uid: path for header, path in zip(READER.headers(files), files, strict=True)}
     sources = [path_of[header.sop_uid] for header in volume.stack.slices]
-    prediction, plan = prediction_of(volume.voxels > 500), plan_of()
+    bright = volume.voxels > 500
+    prediction, plan = prediction_of(bright, **seen(volume, bright)), plan_of()
     objects = OBJECTS.write(volume.stack, sources, prediction, plan)
     gates = OBJECTS.judge(volume.stack, sources, prediction, plan, objects)
     held = {gate.name: gate.message for gate in gates if gate.outcome is Outcome.HOLD}

@@ -321,6 +321,23 @@ class TestIntake:
         with pytest.raises((NotFound, Forbidden)):
             ledger.desk.resend(ledger.study(), ledger.word(), Resending((("new", (wanted,)),), lambda *_: ""))
 
+    @pytest.mark.parametrize("sent", [True, False])
+    def test_a_new_result_is_told_which_one_it_replaces(self, ledger: Ledger, sent: bool) -> None:
+        """After late slices the job names the earlier result of the series, if that was ever sent to anybody."""
+        first = ledger.written()
+        assert first.supersedes == ""
+        if sent:
+            send_all(ledger, "tps")
+        ledger.receive("1.2.3.9")
+        ledger.end()
+        ledger.later(QUIET_S + 1)
+        (grown,) = ledger.series.quiet(ledger.now)
+        ledger.series.close(grown, Closing(Event.CLOSED_WHOLE, "quiet and whole"), ledger.now)
+        ledger.choose(replace(grown, state=SeriesState.COMPLETE))
+        job = ledger.in_hand(JobState.QUEUED, "infer")
+        assert job.work_key != first.work_key
+        assert job.supersedes == (first.work_key if sent else "")
+
     def test_a_result_finished_after_its_series_was_superseded_is_dropped(self, ledger: Ledger) -> None:
         """A late slice that comes while the result is being written ends that result."""
         ledger.queued_job()

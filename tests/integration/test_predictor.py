@@ -21,7 +21,7 @@ from model.manifest import FILE, GridSpec, Limit, Manifest, Postprocess
 from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
-from npc_rtnode.domain.prediction import Prediction
+from npc_rtnode.domain.prediction import FAR_OUTSIDE, Band, Prediction
 from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
 from npc_rtnode.settings import InferSettings
 from tests.fakes import bundles
@@ -88,8 +88,12 @@ def test_arrays_and_numbers_come_back(start: Callable[..., BundlePredictor]) -> 
     assert np.array_equal(said.probability, asked.voxels)
     assert said.mask.dtype == np.bool_
     assert said.stage_probabilities == (0.4, 0.2, 0.3, 0.1)
-    (finding,) = said.findings
-    assert (finding.code, finding.value, finding.limit) == ("OUTSIDE_TRAINING_PIXEL_MM", 0.1, 0.3)
+    near, far = said.findings
+    assert (near.code, near.value, near.limit) == ("OUTSIDE_TRAINING_PIXEL_MM", 0.2, 0.3)
+    assert (far.code, far.value, far.limit) == (FAR_OUTSIDE, 20, 256)
+    assert (said.measured, said.unusual) == ({"PARTS": 1.0}, "edges +4.0 SD")
+    assert said.bands == {"PARTS": Band("parts", None, 2, None, 4)}
+    assert said.sight.shape == (len(said.mask), 3)
 
 
 def test_the_child_stays_warm_and_is_one(start: Callable[..., BundlePredictor]) -> None:

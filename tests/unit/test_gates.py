@@ -18,17 +18,22 @@ from npc_rtnode.domain.gates import (
     InstanceFacts,
     Outcome,
     ReportFacts,
+    Sight,
     StructureFacts,
+    before_sending,
     before_writing,
     gate_error,
     judge_report,
+    judge_sight,
     judge_structure,
     may_send,
+    warnings_of,
 )
+from npc_rtnode.domain.prediction import FAR_OUTSIDE, Prediction
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.domain.report import SYNTHETIC_NOTICE, report_of
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
-from tests.builders.outputs import ball, plan_of, prediction_of, stack_for
+from tests.builders.outputs import MEASURED, ball, plan_of, prediction_of, stack_for
 
 STACK = stack_for()
 MASK = ball(STACK.grid.shape)
@@ -111,7 +116,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
         good_report(), good_structure(), expected(instance=REPORT)
     )
     assert {result.outcome for result in results} == {Outcome.PASS}
-    assert len({result.name for result in results}) == len(results) == 34
+    assert len({result.name for result in results}) == len(results) == 36
 
 
 @pytest.mark.parametrize(
@@ -226,14 +231,14 @@ def test_a_mask_off_the_grid_is_held() -> None:
 
 @pytest.mark.parametrize("end", [0, -1])
 def test_an_outline_at_the_first_or_last_slice_is_held_for_a_person(end: int) -> None:
-    """Such a series is likely cut off: BORDER_SLICE holds, is the one hold that can be released, and says why."""
+    """Such a series is likely cut off: BORDER_SLICE holds, can be released, and says why."""
     cut = MASK.copy()
     cut[end, 20:23, 20:23] = True
-    border, edge = before_writing(STACK, cut, prediction_of(cut))
+    border, edge, *_ = before_writing(STACK, cut, prediction_of(cut))
     assert (border.name, border.outcome, border.value) == ("BORDER_SLICE", Outcome.HOLD, 9.0)
     assert border.message.endswith("may be cut off; a person decides")
     assert edge.outcome is Outcome.PASS
-    assert {border.name} == RELEASABLE
+    assert border.name in RELEASABLE
 
 
 @pytest.mark.parametrize("place", [np.s_[3, 0, 20:23], np.s_[3, -1, 20:23], np.s_[3, 20:23, 0], np.s_[3, 20:23, -1]])
@@ -241,7 +246,7 @@ def test_an_outline_at_the_edge_of_the_image_is_warned_of(place: Any) -> None:
     """In-plane the field of view may cut a tumour: a warning, never a hold."""
     cut = MASK.copy()
     cut[place] = True
-    border, edge = before_writing(STACK, cut, prediction_of(cut))
+    border, edge, *_ = before_writing(STACK, cut, prediction_of(cut))
     assert border.outcome is Outcome.PASS
     assert (edge.name, edge.outcome, edge.value) == ("BORDER_TOUCH", Outcome.WARN, 3.0)
 
@@ -250,8 +255,107 @@ def test_inputs_outside_the_training_limits_are_warned_of() -> None:
     """The bundle's own findings become warnings with their numbers."""
     finding = Finding("SPACING_LIMIT", "9 mm is outside 3-7 mm", 9.0, 7.0)
     results = before_writing(STACK, MASK, prediction_of(MASK, findings=(finding,)))
-    assert [result.outcome for result in results] == [Outcome.PASS, Outcome.PASS, Outcome.WARN]
-    assert results[2].finding == finding
+    assert [result.outcome for result in results if result.outcome is not Outcome.PASS] == [Outcome.WARN]
+    assert warnings_of(results) == (finding,)
+
+
+def test_inputs_far_outside_the_training_limits_are_held_for_a_person() -> None:
+    """Half or twice of what training covered is no longer a warning."""
+    finding = Finding(FAR_OUTSIDE, "slice spacing is 0.67 mm, training covered 3.5 to 7 mm", 0.67, 3.5)
+    assert holding(before_writing(STACK, MASK, prediction_of(MASK, findings=(finding,)))) == {FAR_OUTSIDE}
+    assert FAR_OUTSIDE in RELEASABLE
+
+
+def test_a_weak_stage_is_warned_of_and_never_held() -> None:
+    """Below the site's limit STAGE_CONFIDENCE warns with both numbers, at the limit it passes."""
+    *_, weak = before_sending(STACK, prediction_of(MASK, (0.02, 0.45, 0.43, 0.10)), 0.5)
+    *_, sure = before_sending(STACK, prediction_of(MASK, (0.02, 0.5, 0.38, 0.10)), 0.5)
+    assert (weak.name, weak.outcome, weak.value, weak.limit) == ("STAGE_CONFIDENCE", Outcome.WARN, 0.45, 0.5)
+    assert sure.outcome is Outcome.PASS
+
+
+def test_what_was_warned_of_must_be_said() -> None:
+    """A warning that structure set or report is silent about holds, by its code."""
+    finding = Finding("DOUBT", "doubtful voxels: 0.6", 0.6, 0.5)
+    content = report_of(MASK, STACK.grid, prediction_of(MASK), plan_of(findings=(finding,)))
+    want = replace(expected(), content=content)
+    assert {"WARNINGS_RTSTRUCT"} == holding(judge_structure(good_structure(), want))
+    assert {"WARNINGS_SR"} == holding(judge_report(good_report(), good_structure(), want))
+    labels = {"StructureSetName": SYNTHETIC_NOTICE, "StructureSetDescription": content.description}
+    assert not holding(judge_structure(replace(good_structure(), labels=labels), want))
+    texts = (*good_report().texts, *content.sentences)
+    assert not holding(judge_report(replace(good_report(), texts=texts), good_structure(), want))
+
+
+# --- what the model looked at -----------------------------------------------------------------------------------------
+
+FILED = np.array([STACK.grid.affine @ (k, 20.0 + k / 10, 25.0 - k / 20, 1.0) for k in range(STACK.grid.shape[0])])[
+    :, :3
+]
+NORMAL = STACK.grid.affine[:3, 0]
+
+
+def saw(centres: Any, mean: float = 410.0, sd: float = 35.0) -> Prediction:
+    """A prediction whose model saw slices there and outlined those grey values."""
+    return prediction_of(MASK, sight=centres, measured=MEASURED | {"INSIDE_MEAN": mean, "INSIDE_SD": sd})
+
+
+def off_by(x_mm: float, y_mm: float, steps: float) -> Any:
+    """All slices seen so far beside their place in the plane and along the normal."""
+    return FILED + [x_mm, y_mm, 0.0] + steps * NORMAL
+
+
+def test_a_model_that_saw_the_files_passes() -> None:
+    """Also where single slices lie off the even grid, as geometry lets them."""
+    jitter = np.random.default_rng(1).uniform(-0.09, 0.09, FILED.shape)
+    for centres in (FILED, FILED + jitter):
+        assert not holding(judge_sight(saw(centres), Sight(FILED, 410.0, 35.0), STACK))
+
+
+@pytest.mark.parametrize(
+    ("seen", "gate"),
+    [
+        (off_by(0.11, 0.0, 0.0), "SEEN_SHIFT"),
+        (off_by(0.0, -0.47, 0.0), "SEEN_SHIFT"),
+        (off_by(0.0, 0.0, 0.11), "SEEN_SLICES"),
+        (off_by(0.0, 0.0, 1.0), "SEEN_SLICES"),
+        (FILED[::-1], "SEEN_SLICES"),
+        (FILED[1:], "SEEN_SLICES"),
+        (FILED * [-1, 1, 1], "SEEN_SLICES"),
+        (np.where(np.arange(len(FILED))[:, None] == 3, FILED + 1.0, FILED), "SEEN_SLICES"),
+        (FILED * np.nan, "SEEN_SLICES"),
+        (np.empty((0, 3)), "SEEN_SLICES"),
+    ],
+    ids=[
+        "0.11 mm",
+        "half a pixel",
+        "0.11 slices",
+        "a slice",
+        "z flip",
+        "dropped",
+        "x flip",
+        "one image",
+        "nan",
+        "none",
+    ],
+)
+def test_a_model_that_saw_something_else_is_held(seen: Any, gate: str) -> None:
+    """Shift, flip, missing slice, one strange image, no answer: the gate of that name holds, and nobody releases it."""
+    assert gate in holding(judge_sight(saw(seen), Sight(FILED, 410.0, 35.0), STACK))
+    assert gate not in RELEASABLE
+
+
+@pytest.mark.parametrize("numbers", [(410.04, 35.0), (410.0, 35.04), (380.0, 20.0), (np.nan, 35.0)])
+def test_an_outline_on_other_grey_values_is_held(numbers: tuple[float, float]) -> None:
+    """A mask moved together with its map no longer lies on the grey values that the model outlined."""
+    assert holding(judge_sight(saw(FILED, *numbers), Sight(FILED, 410.0, 35.0), STACK)) == {"SEEN_INSIDE"}
+    assert "SEEN_INSIDE" not in RELEASABLE
+
+
+def test_a_model_that_tells_no_grey_values_is_held() -> None:
+    """Nothing to compare with is no agreement."""
+    silent = prediction_of(MASK, sight=FILED)
+    assert holding(judge_sight(silent, Sight(FILED, 410.0, 35.0), STACK)) == {"GATE_ERROR"}
 
 
 def test_a_gate_that_fails_holds_without_repeating_the_errors_text() -> None:

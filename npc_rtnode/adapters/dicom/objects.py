@@ -10,10 +10,11 @@ from typing import Final
 from npc_rtnode.adapters.dicom.preview import write_pdf, write_preview
 from npc_rtnode.adapters.dicom.rtstruct import write_rtstruct
 from npc_rtnode.adapters.dicom.seg import write_seg
+from npc_rtnode.adapters.dicom.sight import filed_sight
 from npc_rtnode.adapters.dicom.sr import write_sr
 from npc_rtnode.adapters.dicom.sr_text import write_text_sr
-from npc_rtnode.adapters.dicom.verify import verify
-from npc_rtnode.domain.gates import GateResult, before_writing
+from npc_rtnode.adapters.dicom.verify import READING_FAULTS, verify
+from npc_rtnode.domain.gates import GateResult, before_sending, gate_error, judge_sight
 from npc_rtnode.domain.geometry import Stack
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.profiles import ObjectOrder
@@ -93,6 +94,15 @@ class DicomObjects:
     ) -> tuple[GateResult, ...]:
         """The input's gates, then every gate on the bytes read back."""
         return (
-            *before_writing(stack, prediction.mask, prediction),
+            *before_sending(stack, prediction, plan.content.uncertain_below),
+            *_sight(stack, sources, prediction),
             *verify(stack, sources, prediction.mask, prediction, plan, *objects),
         )
+
+
+def _sight(stack: Stack, sources: Sequence[Path], prediction: Prediction) -> tuple[GateResult, ...]:
+    """Whether the model looked at these very images, in this very order and place."""
+    try:
+        return judge_sight(prediction, filed_sight(stack, sources, prediction.mask), stack)
+    except READING_FAULTS as error:
+        return (gate_error("SEEN_SLICES", error),)

@@ -19,6 +19,7 @@ from npc_rtnode.adapters.dicom.coding import coded
 from npc_rtnode.adapters.dicom.identity import (
     SourceImages,
     finished,
+    name_predecessor,
     restore_identity,
     stamp,
     unclocked,
@@ -95,7 +96,8 @@ def document(case: Reported, tree: Dataset, build: type[ComprehensiveSR] | type[
 
 
 def filed(case: Reported, ds: Dataset) -> WrittenObject:
-    """The document as the pipeline keeps it."""
+    """The document as the pipeline keeps it, naming the report that it takes the place of."""
+    name_predecessor(ds, case.plan, case.order.name)
     return finished(ds, case.order, ExplicitVRLittleEndian)
 
 

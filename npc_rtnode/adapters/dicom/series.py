@@ -141,6 +141,13 @@ def _planes(file: _File, headers: Sequence[SliceHeader]) -> Iterable[NDArray[np.
     return decoded_frames(file.path, headers, forms)
 
 
+def planes_of(path: Path) -> Iterator[tuple[SliceHeader, NDArray[np.float32]]]:
+    """The slices of one file and their pixels, NaN where they are padding, decoded by pydicom whatever the file is."""
+    for file in _files([path], (*_HEADER_KEYWORDS, *FORM_KEYWORDS)):
+        headers = file.headers()
+        yield from zip(headers, decoded_frames(path, headers, file.forms()), strict=True)
+
+
 def series_uid_of(path: Path) -> str:
     """The SeriesInstanceUID of one DICOM file; Unreadable where it is no DICOM file or names no series."""
     uid = uid_of(read_elements(path, ("SeriesInstanceUID",)), "SeriesInstanceUID")
