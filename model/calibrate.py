@@ -4,9 +4,10 @@
 
 Runs the bundle on phantoms of the cohort "tune" (seeds that neither training nor evaluation meets) and writes
 ``bands``, ``reference`` and the limits of the picture's features into FOLDER's bundle.json; weights, card and golden
-case stay as they are. A number outside of what all but a hundredth of the cases have is warned of; to be held it must
-lie half as far out again, counted from the median, as the worst of them, and beyond the default band too. The bands are
-frozen with the bundle: how often they hold clean cases is told by another cohort (``make gate-table``).
+case stay as they are. A number outside of what all but a fiftieth of the cases have is warned of; to be held it must
+lie twice as far out, counted from the median, and beyond the default band too. (Not beyond the worst case: one that the
+bundle missed should be held.) The bands are frozen with the bundle: how often they hold clean cases is told by another
+cohort (``make gate-table``). With ``--rows`` every case is kept, and a run that was cut goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import Bundle, default_bundle
+from model.bundle import WEIGHTS, Bundle, default_bundle
 from model.checks import reference_of, unusualness
 from model.manifest import DEFAULT_BANDS, FILE, Band, BundleError, Limit, Reference, read_manifest
 from model.phantom import make_case
@@ -33,11 +34,11 @@ from model.phantom import make_case
 Floats = NDArray[np.float64]
 
 LEAST_CASES: Final = 50
-"""Fewer say nothing about a hundredth."""
+"""Fewer say nothing about a fiftieth."""
 
-WARN_SHARE: Final = 0.01
-STRETCH: Final = 1.5
-"""How much farther from the median than the worst tuning case a number must lie to be held."""
+WARN_SHARE: Final = 0.02
+STRETCH: Final = 2.0
+"""How many times farther from the median than what is warned of a number must lie to be held."""
 
 UPWARDS: Final = ("EXTENT", "PARTS", "DROPPED_SHARE", "DOUBT", "STAGE_SWING", "OUT_OF_DISTRIBUTION")
 DOWNWARDS: Final = ("CONFIDENCE", "MIRROR_DICE", "SHIFT_DICE")
@@ -70,13 +71,50 @@ def _measure(index: int) -> Case:
     return Case(dict(said.measured), dict(said.features))
 
 
-def measure(folder: Path, count: int, jobs: int) -> Iterator[Case]:
-    """The first ``count`` tuning phantoms, in order."""
+def measure(folder: Path, indices: Sequence[int], jobs: int) -> Iterator[Case]:
+    """These tuning phantoms, in order."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_open, initargs=(folder,)) as pool:
-        for done, case in enumerate(pool.map(_measure, range(count), chunksize=2), start=1):
-            if done % 20 == 0 or done == count:
-                print(f"{done}/{count} tune", file=sys.stderr, flush=True)
+        for done, case in enumerate(pool.map(_measure, indices), start=1):
+            if done % 20 == 0 or done == len(indices):
+                print(f"{done}/{len(indices)} tune", file=sys.stderr, flush=True)
             yield case
+
+
+def kept(path: Path | None, folder: Path) -> list[Case]:
+    """Cases of an earlier run with the same weights, from the first on; what was cut off counts as not done."""
+    found: list[Case] = []
+    for line in path.read_text("utf-8").splitlines() if path is not None and path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row.pop("weights") != weights_of(folder):
+            raise BundleError(f"{path} holds cases of other weights: name another file")
+        found.append(Case(**row))
+    return found
+
+
+def weights_of(folder: Path) -> str:
+    """Which weights a folder has."""
+    return read_manifest(folder).files[WEIGHTS]
+
+
+def gather(folder: Path, count: int, jobs: int, rows: Path | None) -> list[Case]:
+    """All cases, those of ``rows`` not again; each new one is added there as soon as it is measured."""
+    cases = kept(rows, folder)[:count]
+    weights = weights_of(folder)
+    if rows is not None:
+        rows.write_text("".join(_line(case, weights) for case in cases), encoding="utf-8")
+    for case in measure(folder, range(len(cases), count), jobs):
+        cases.append(case)
+        if rows is not None:
+            with rows.open("a", encoding="utf-8") as stream:
+                stream.write(_line(case, weights))
+    return cases
+
+
+def _line(case: Case, weights: str) -> str:
+    return json.dumps({"weights": weights, **asdict(case)}) + "\n"
 
 
 def reference(cases: Sequence[Case]) -> tuple[Reference, list[float]]:
@@ -104,24 +142,25 @@ def bands(cases: Sequence[Case], distances: Sequence[float]) -> dict[str, Band]:
 
 
 def _upper(known: Band, numbers: Floats) -> Band:
-    """Warn above all but a hundredth; a gate that never holds by default never does."""
-    warn = _round(float(np.quantile(numbers, 1 - WARN_SHARE, method="higher")))
+    """Warn above all but a fiftieth; a gate that never holds by default never does."""
+    warn = _round(float(np.quantile(numbers, 1 - WARN_SHARE, method="lower")))
     if known.hold_high is None:
         return Band(known.unit, warn_high=warn)
-    return Band(known.unit, warn_high=warn, hold_high=max(warn, known.hold_high, _far(numbers, numbers.max())))
+    return Band(known.unit, warn_high=warn, hold_high=max(known.hold_high, _far(numbers, warn)))
 
 
 def _lower(known: Band, numbers: Floats) -> Band:
-    warn = _round(float(np.quantile(numbers, WARN_SHARE, method="lower")))
-    ends = [end for end in (warn, known.hold_low, _far(numbers, numbers.min())) if end is not None]
+    warn = _round(float(np.quantile(numbers, WARN_SHARE, method="higher")))
+    ends = [end for end in (known.hold_low, _far(numbers, warn)) if end is not None]
     return Band(known.unit, warn_low=warn, hold_low=min(ends))
 
 
 def _volume(numbers: Floats) -> Band:
-    """On a scale of ratios: half as far from the median again is a ratio to the power of 1.5."""
+    """On a scale of ratios: twice as far from the median is the ratio squared."""
     known, logs = DEFAULT_BANDS["VOLUME"], np.log(numbers)
-    low, high = (_round(float(np.exp(q))) for q in np.quantile(logs, (WARN_SHARE, 1 - WARN_SHARE)))
-    least, most = (float(np.exp(_far(logs, end))) for end in (logs.min(), logs.max()))
+    ends = [float(q) for q in np.quantile(logs, (WARN_SHARE, 1 - WARN_SHARE))]
+    low, high = (_round(float(np.exp(end))) for end in ends)
+    least, most = (float(np.exp(_far(logs, end))) for end in ends)
     hold = min(least, known.hold_low or 0.0), max(most, known.hold_high or 0.0)
     return Band("cc", low, high, _round(hold[0]), _round(hold[1]))
 
@@ -167,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Calibrate a bundle folder, and say what its gates now expect."""
     options = _parser().parse_args(arguments)
     try:
-        calibrate(options.folder, list(measure(options.folder, options.count, options.jobs)))
+        calibrate(options.folder, gather(options.folder, options.count, options.jobs, options.rows))
     except BundleError as error:
         print(f"bundle error: {error}", file=sys.stderr)
         return 1
@@ -181,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, nargs="?", default=default_bundle())
     parser.add_argument("--count", type=int, default=200, help="tuning phantoms")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--rows", type=Path, help="keep a line a case here and go on from it")
     return parser
 
 

@@ -158,6 +158,24 @@ def test_calibration_writes_bands_reference_and_limits(copy: Path) -> None:
     assert manifest.files == read_manifest(default_bundle()).files
 
 
+def test_a_calibration_that_was_cut_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases on file are not measured again, half a line counts as none, and cases of other weights are refused."""
+    known, rows, asked = cases(6), tmp_path / "rows.jsonl", []
+
+    def measure(folder: Path, indices: range, jobs: int) -> list[calibrate.Case]:
+        asked.append(list(indices))
+        return [known[index] for index in indices]
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    assert calibrate.gather(copy, 4, 1, rows) == known[:4]
+    rows.write_text(rows.read_text()[:-40])
+    assert calibrate.gather(copy, 6, 1, rows) == known
+    assert asked == [[0, 1, 2, 3], [3, 4, 5]]
+    rows.write_text(rows.read_text().replace('"weights": "', '"weights": "0', 1))
+    with pytest.raises(BundleError, match="other weights"):
+        calibrate.gather(copy, 6, 1, rows)
+
+
 def test_a_calibration_is_repeatable(copy: Path) -> None:
     """The same cases give the same bytes, and so the same bundle hash."""
     calibrate.calibrate(copy, cases(60))
