@@ -57,7 +57,7 @@ def readings(patient: bytes) -> set[str]:
 
 
 def test_no_name_is_told_anywhere(node: Node, studies: dict[str, Study]) -> None:
-    """Neither the log nor any row of the ledger has a part of any of the six names, in any reading."""
+    """Neither the log nor any row of the ledger has a part of any of the names, in any reading."""
     told = node.log_text() + repr(node.tables())
     names = {part for _, patient in CHARSETS.values() for part in readings(patient)}
     assert {"YAMADA", "Müller", "三丰", "Zhang"} <= names

@@ -28,6 +28,7 @@ CHARSETS: dict[str, tuple[str | Sequence[str] | None, bytes]] = {
     "latin1": ("ISO_IR 100", "Müller^Jörg".encode("latin-1")),
     "utf8": ("ISO_IR 192", "张^三丰".encode()),
     "gb18030": ("GB18030", "张^三丰".encode("gb18030")),
+    "gbk": ("GBK", "张^三丰".encode("gbk")),
     "gbk_as_latin1": ("ISO_IR 100", "张^三丰".encode("gbk")),
     "iso_2022_ir_58": (["", "ISO 2022 IR 58"], b"Zhang^San=\x1b$)A\xd5\xc5^\x1b$)A\xc8\xfd\xb7\xe1"),
 }
