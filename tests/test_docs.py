@@ -47,9 +47,10 @@ def test_generated_documents_are_fresh() -> None:
 def test_the_freshness_check_notices_a_changed_page(tmp_path: Path) -> None:
     for folder in ("docs", "deploy"):
         (tmp_path / folder).mkdir()
-    for name in ("docs/generate.py", "docs/errors.md", "docs/lifecycle.md", "deploy/example.toml"):
+    for name in ("docs/generate.py", "docs/errors.md", "docs/lifecycle.md", "docs/gates.md", "deploy/example.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
-    (tmp_path / "npc_rtnode").symlink_to(ROOT / "npc_rtnode")
+    for package in ("npc_rtnode", "model"):
+        (tmp_path / package).symlink_to(ROOT / package)
     with (tmp_path / "docs" / "lifecycle.md").open("a") as page:
         page.write("another word\n")
     check = [sys.executable, str(tmp_path / "docs" / "generate.py"), "--check"]
