@@ -28,6 +28,7 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import sign
 from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
@@ -35,6 +36,7 @@ from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault
 from npc_rtnode.pipeline.assemble import Assembler
@@ -43,8 +45,9 @@ from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
+from npc_rtnode.pipeline.sweep import Janitor, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
-from npc_rtnode.ports import Predictor, SeriesReader
+from npc_rtnode.ports import Predictor, SeriesReader, Shelf
 from npc_rtnode.schedule import Metronome, Tick
 from npc_rtnode.settings import Destination, Settings, content_hash
 
@@ -52,6 +55,9 @@ logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
 PART_MAX_AGE_S = 3600
 """An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
+
+JANITOR_S, RETENTION_S = 300, 3600
+"""How often litter is looked for, and bytes that have been kept long enough."""
 
 CATCH_UP_S = 2
 """How often the receiver offers the ledger what it did not take while it was away."""
@@ -151,6 +157,25 @@ class Station:
             bundle=predictor.statement,
             settings_hash=content_hash(settings),
         )
+
+    @property
+    def predictions(self) -> PredictionFolder:
+        """Predictions between infer and write."""
+        return PredictionFolder(self.home.root / "work")
+
+    @property
+    def shelves(self) -> dict[Place, Shelf]:
+        """Every folder whose files the ledger names."""
+        return {Place.SPOOL: self.spool, Place.WORK: self.predictions, Place.OUTBOX: self.outbox}
+
+    def janitor(self) -> Janitor:
+        """Clears what crashes left."""
+        return Janitor(RetentionLedger(self.sessions), self.shelves, self.predictions, utc_now)
+
+    def retention(self) -> Retention:
+        """Removes what has been kept long enough, by the settings in force."""
+        limits = {name.removesuffix("_days"): days for name, days in self.settings.retain}
+        return Retention(RetentionLedger(self.sessions), self.shelves, Days(**limits), utc_now)
 
     def letterhead(self) -> Letterhead:
         """What every object says about this node."""
@@ -253,6 +278,8 @@ class WorkRole:
                 Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
+            Tick("janitor", self._station.janitor().run, JANITOR_S),
+            Tick("retention", self._station.retention().run, RETENTION_S),
             Tick(
                 "recover", lambda: self._pages.recover(utc_now(), self._in_hand), 15, wakes=("infer", "write", *sending)
             ),
@@ -325,7 +352,7 @@ class WorkRole:
         return look
 
     def _store(self) -> PredictionFolder:
-        return PredictionFolder(self._station.home.root / "work")
+        return self._station.predictions
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
         return Barrier(self._pages, policy, utc_now, self._in_hand)

@@ -14,6 +14,7 @@ from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
 from npc_rtnode.domain.gates import may_send, may_show
+from npc_rtnode.domain.retention import PurgeOrder, told
 from npc_rtnode.settings import Settings
 
 
@@ -94,6 +95,21 @@ def reprocess(
         lines(station.desk.reconsider(study, word), dry_run, as_json)
         return
     lines(_order_again(station, study, word), dry_run, as_json)
+
+
+def purge(
+    reason: Reason,
+    study: Annotated[
+        str | None, typer.Option(help="All bytes of one study, however young; else what the settings let go now.")
+    ] = None,
+    config: Config = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove bytes that nobody needs any more; the ledger keeps what was removed, when, by whom and why."""
+    retention, order = _station(config).retention(), PurgeOrder(operator(), reason, utc_now(), dry_run)
+    removed = [(study, retention.named(study, order))] if study else retention.due(order)
+    lines([line for name, parcels in removed for line in told(name, parcels)], dry_run, as_json)
 
 
 def _order_again(station: Station, study: str, word: Word) -> list[str]:

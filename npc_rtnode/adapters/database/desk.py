@@ -12,12 +12,14 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT, Keep, in_conflict, settle_conflict
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move, tell
-from npc_rtnode.adapters.database.series import codes_of, open_series, queue_job, requeue
+from npc_rtnode.adapters.database.removals import require_bytes
+from npc_rtnode.adapters.database.series import codes_of, inputs_of, open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import ObjectKind, OpenSeries, WorkOrder
+from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.selection import OUTRANKED
 from npc_rtnode.errors import Forbidden, NotFound
 
@@ -144,6 +146,7 @@ class Desk:
             known = session.scalar(select(JobRow).where(JobRow.work_key == order.work_key))
             if known is not None and known.state != JobState.CANCELLED:
                 return f"job {known.id} stands ({known.state}): nothing that shapes its objects has changed; see resend"
+            _require_inputs(session, session.get_one(SeriesRow, series_id))
             if word.dry_run:
                 return f"series {series_id} would be inferred as a new result revision by {order.bundle_name}"
             job = queue_job(session, session.get_one(SeriesRow, series_id), order, word.at)
@@ -173,6 +176,11 @@ def _selected(row: SeriesRow) -> bool:
 def _nothing(rows: Iterable[SeriesRow], what: str) -> str:
     stands = "; ".join(f"series {row.id} is {row.state} {' '.join(map(str, row.reasons))}".strip() for row in rows)
     return f"nothing there {what}: {stands}"
+
+
+def _require_inputs(session: Session, row: SeriesRow) -> None:
+    """Nothing is worked on anew whose bytes are no longer here."""
+    require_bytes(session, row, Place.SPOOL, {sha256 for _, sha256 in inputs_of(session, row)})
 
 
 def _told(session: Session, done: list[str], word: Word, otherwise: str) -> list[str]:
@@ -245,6 +253,7 @@ def _short_alone(row: SeriesRow) -> bool:
 
 def _release_series(session: Session, row: SeriesRow, word: Word) -> str:
     """The word covers the doubts that stand there now, and no others."""
+    _require_inputs(session, row)
     doubts = _reasons(row)
     row.operators_word, row.waived = f"{word.actor}: {word.reason}", [*row.waived, *row.reasons]
     move(session, row, Event.RELEASED, Note(word.at, word.note.actor, {"reason": word.reason, "against": row.reasons}))
@@ -255,6 +264,7 @@ def _release_job(session: Session, job: JobRow, word: Word) -> str:
     against = _reasons(job)
     note = Note(word.at, word.note.actor, {"reason": word.reason, "against": job.reasons})
     if not any(item.deliveries for item in job.objects):
+        _require_inputs(session, job.series)
         requeue(session, job, note)
         return f"job {job.id} is done again: {against}"
     job.reasons = []
@@ -274,6 +284,7 @@ def _owed_to_nobody(job: JobRow) -> bool:
 def _retry_job(session: Session, job: JobRow, word: Word) -> str:
     failed = [d for item in job.objects for d in item.deliveries if d.state == DeliveryState.FAILED]
     if not failed or job.state == JobState.CANCELLED:
+        _require_inputs(session, job.series)
         requeue(session, job, word.note)
         return f"job {job.id} is queued again"
     move(session, job, Event.RESENT, word.note)
@@ -288,6 +299,7 @@ def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> 
         if because := resending.forbidden(job.results, destination):
             raise Forbidden(f"job {job.id} may not go to {destination}: {because}")
         items = [item for item in job.objects if item.kind in kinds]
+        require_bytes(session, job.series, Place.OUTBOX, {item.sha256 for item in items})
         done += [_resend_object(session, item, destination, word) for item in items]
     if done:
         move(session, job, Event.RESENT, word.note)
@@ -308,6 +320,7 @@ def _can_be_reconsidered(row: SeriesRow) -> bool:
 
 
 def _reconsider(session: Session, row: SeriesRow, word: Word) -> str:
+    _require_inputs(session, row)
     row.troubles, row.due_at = 0, word.at
     if row.state != SeriesState.SELECTED:
         row.operators_word, row.waived = None, []
