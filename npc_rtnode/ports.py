@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from npc_rtnode.domain.admission import Level, Standing
 from npc_rtnode.domain.gates import GateResult
 from npc_rtnode.domain.geometry import Stack, Volume
 from npc_rtnode.domain.invariants import ClaimedInstance, ClaimedResult, Looked, ObjectFacts
@@ -225,6 +226,19 @@ class PredictionStore(Protocol):
 
     def load(self, work_key: str) -> Answer | None:
         """None when there is none, or none that is whole."""
+
+
+class AdmissionPages(Protocol):
+    """The ledger as the listener's door needs it."""
+
+    def backlog(self) -> int:
+        """Jobs that wait for inference or writing."""
+
+    def admission_changed(self, standing: Standing, now: datetime) -> None:
+        """The door was opened, shut, or people were warned."""
+
+    def last(self) -> Level:
+        """The level that was recorded last."""
 
 
 class Shelf(Protocol):

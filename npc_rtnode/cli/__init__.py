@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import bundle, config, database, demo, network, node, rules, studies, work
+from npc_rtnode.cli import bundle, config, database, demo, fsck, network, node, rules, status, studies, work
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("serve")(node.serve)
 app.command("doctor")(node.doctor)
+app.command("status")(status.status)
+app.command("fsck")(fsck.fsck)
 app.command("version")(node.version)
 app.command("run")(node.run)
 app.command("echo")(network.echo)

@@ -57,9 +57,7 @@ PROMISES: Final = (
         "no lease is older than twice its time",
         "is the worker running? `npc-rtnode doctor`; restart it, it takes work back",
     ),
-    Promise(
-        "I9", "no work is tried beyond its limit: it is quarantined, with a reason", "`npc-rtnode why`; report it"
-    ),
+    Promise("I9", "no work is tried beyond its limit: it is quarantined, with a reason", "`npc-rtnode why`; report it"),
     Promise(
         "I10",
         "every change of state, refusal, delivery and removal is in the event chain, and the chain is whole",
@@ -194,15 +192,33 @@ def judge_bounds(facts: HouseFacts) -> Looked:
 
 
 SHORT: Final = 4
-"""Numbers and names up to this length would be found everywhere; they are not looked for, and counted as skipped."""
+"""Bytes: names and numbers of up to so many would be found everywhere; they are not looked for, and are skipped."""
 
 
 def patterns_of(name: str, number: str) -> list[re.Pattern[str]]:
     """How a patient would be recognised in a text: the whole name as it may be written, and the number as a word."""
-    words = [word for word in re.split(r"[\^= ,]+", name) if word]
-    spelled = {sep.join(part) for part in (words, words[::-1]) for sep in ("^", " ", ", ", "_")} if words[1:] else set()
-    wanted = [text for text in (name, *sorted(spelled), number) if len(text) > SHORT]
-    return [re.compile(rf"(?<![\w.-]){re.escape(text)}(?![\w-])", re.IGNORECASE) for text in dict.fromkeys(wanted)]
+    wanted = [text for text in (*_spellings(name), number) if _is_telling(text)]
+    return [_pattern(text) for text in dict.fromkeys(wanted)]
+
+
+def _spellings(name: str) -> list[str]:
+    """A Person Name as it stands, and its parts in either order with whatever people put between them."""
+    found = [name]
+    for group in name.split("="):  # alphabetic, ideographic, phonetic (PS3.5 6.2.1)
+        words = [word for word in re.split(r"[\^ ,]+", group) if word]
+        turned = (words, words[::-1]) if words[1:] else ()
+        found += [group, *(between.join(part) for between in ("^", " ", ", ", "_", "") for part in turned)]
+    return found
+
+
+def _is_telling(text: str) -> bool:
+    return len(text.encode()) > SHORT
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """As a word of its own; scripts without spaces between words are found anywhere."""
+    words = rf"(?<![\w.-]){re.escape(text)}(?![\w-])" if text.isascii() else re.escape(text)
+    return re.compile(words, re.IGNORECASE)
 
 
 def find_patients(texts: Iterable[tuple[str, str]], patients: Sequence[tuple[str, str]]) -> Looked:
@@ -212,5 +228,5 @@ def find_patients(texts: Iterable[tuple[str, str]], patients: Sequence[tuple[str
         f"a patient is named in {where}" if any(pattern.search(text) for pattern in patterns) else ""
         for where, text in texts
     ]
-    unsearchable = sum(not patterns_of(name, number) for name, number in patients)
-    return Looked("I11", len(said), tuple(dict.fromkeys(filter(None, said))), unsearchable, {"patients": len(patients)})
+    short = sum(bool(text) and not _is_telling(text) for patient in patients for text in patient)
+    return Looked("I11", len(said), tuple(dict.fromkeys(filter(None, said))), short, {"patients": len(patients)})

@@ -1,13 +1,13 @@
 """Fsck: every promise of the node, looked at on disk and in the ledger. Reads only, and may run beside a node at work.
 
-What the ledger alone can answer is asked of its witness stand; here the ledger is compared with the files, and the files
-with one another.
+What the ledger alone can answer is asked of its witness stand; here the ledger is compared with the files, and the
+files with one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from npc_rtnode.domain.invariants import (
@@ -69,21 +69,28 @@ class Checker:
 
     def _received(self) -> tuple[Looked, Looked, list[tuple[str, str]]]:
         """I1, I2, and who the patients are, one a series, to be looked for elsewhere."""
-        lost: list[str] = []
-        flawed: list[str] = []
-        patients: dict[str, tuple[str, str]] = {}
-        claims = list(self.pages.instances())
-        for claimed in (one for one in claims if one.there):
-            data, words = self._read(claimed)
-            lost.append(words)
-            if data is not None:
-                flawed.append(_named(claimed, self.reader.flaw(data, claimed)))
-            if not words and claimed.series_uid not in patients:
-                patients[claimed.series_uid] = self._patient(claimed)
-        gone = sum(not claimed.there for claimed in claims)
-        kept = looked("I1", [*lost, *self._undead()], received=len(claims), removed=gone, unnamed=self._unnamed(claims))
-        valid = replace(looked("I2", flawed), skipped=len(lost) - len(flawed))
-        return kept, valid, list(dict.fromkeys(patients.values()))
+        found = _Received()
+        for claimed in self.pages.instances():
+            found.named.add(claimed.sha256)
+            found.removed += not claimed.there
+            if claimed.there:
+                self._look_at(claimed, found)
+        counts = {
+            "received": len(found.kept) + found.removed,
+            "removed": found.removed,
+            "unnamed": self._unnamed(found),
+        }
+        kept = looked("I1", [*found.kept, *self._undead()], **counts)
+        valid = replace(looked("I2", found.valid), skipped=len(found.kept) - len(found.valid))
+        return kept, valid, list(dict.fromkeys(found.patients.values()))
+
+    def _look_at(self, claimed: ClaimedInstance, found: _Received) -> None:
+        data, words = self._read(claimed)
+        found.kept.append(words)
+        if data is not None:
+            found.valid.append(_named(claimed, self.reader.flaw(data, claimed)))
+        if not words and claimed.series_uid not in found.patients:
+            found.patients[claimed.series_uid] = self._patient(claimed)
 
     def _read(self, claimed: ClaimedInstance) -> tuple[bytes | None, str]:
         """The bytes unless `quick`, and what is wrong with the file."""
@@ -101,10 +108,9 @@ class Checker:
         except Unreadable:
             return "", ""
 
-    def _unnamed(self, claims: Iterable[ClaimedInstance]) -> int:
+    def _unnamed(self, found: _Received) -> int:
         """Files that no row names: bytes that were not acknowledged, or a ledger that is older than its spool."""
-        named = {claimed.sha256 for claimed in claims}
-        return sum(name not in named for name in self.shelves[Place.SPOOL].names())
+        return sum(name not in found.named for name in self.shelves[Place.SPOOL].names())
 
     def _undead(self) -> Iterator[str]:
         """What was removed, and lies there all the same."""
@@ -164,6 +170,17 @@ class Checker:
         return ""
 
 
+@dataclass
+class _Received:
+    """What the looks at received instances have come to so far; one entry each, empty where all is well."""
+
+    kept: list[str] = field(default_factory=list)
+    valid: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    patients: dict[str, tuple[str, str]] = field(default_factory=dict)
+    removed: int = 0
+
+
 def _named(claimed: ClaimedInstance, words: str) -> str:
     return f"instance {claimed.instance} of series {claimed.series_id}: {words}" if words else ""
 
@@ -174,4 +191,3 @@ def _size_flaw(path: Path, size: int) -> str:
     except FileNotFoundError:
         return "its file is not there"
     return "" if found == size else f"its file has {found} bytes, not {size}"
-

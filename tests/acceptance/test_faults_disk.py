@@ -41,6 +41,7 @@ def settings(tps: Destination, archive: Destination) -> View:
     """The example's, with a reserve that fits the disks."""
     changed = example(tps=tps.port, pacs=archive.port)
     changed["listener"]["reserve_free_mb"] = RESERVE_MB
+    changed["admission"] = {"refuse_below": 0}  # the reserve itself is what these tests are about
     return changed
 
 

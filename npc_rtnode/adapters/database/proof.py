@@ -5,6 +5,7 @@ What a check says of a breach names numbers of rows, states and UIDs of ours, ne
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -57,17 +58,23 @@ class ProofLedger:
     # --- what the disk is compared with -------------------------------------------------------------------------------
 
     def instances(self) -> Iterator[ClaimedInstance]:
-        """Every instance that was acknowledged."""
+        """Every instance that was acknowledged, page by page: files are read in between, and no look stays open."""
+        last = 0
+        while page := self._page(last):
+            yield from page
+            last = page[-1].instance
+
+    def _page(self, after: int) -> list[ClaimedInstance]:
+        gone = exists(removed(Place.SPOOL).where(RemovalRow.name == InstanceRow.sha256))
         query = (
-            select(InstanceRow, SeriesRow.series_uid, StudyRow.study_uid)
+            select(InstanceRow, SeriesRow.series_uid, StudyRow.study_uid, gone)
             .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
             .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .order_by(InstanceRow.id)
+            .where(InstanceRow.id > after)
         )
         with self._sessions.reading() as session:
-            gone = set(session.scalars(removed(Place.SPOOL)))
-            for row, series_uid, study_uid in session.execute(query.execution_options(yield_per=_AT_ONCE)):
-                yield _claimed(row, series_uid, study_uid, there=row.sha256 not in gone)
+            rows = session.execute(query.order_by(InstanceRow.id).limit(_AT_ONCE))
+            return [_claimed(row, series, study, not is_gone) for row, series, study, is_gone in rows]
 
     def results(self) -> Iterator[ClaimedResult]:
         """Every job that has made objects."""
@@ -85,10 +92,10 @@ class ProofLedger:
         """Every text of the ledger, with the place where it stands; UIDs and digests are left out."""
         with self._sessions.reading() as session:
             for table in Table.metadata.sorted_tables:
-                for column in (c for c in table.columns if isinstance(c.type, (Text, JSON)) or _is_told(c)):
-                    where = f"{table.name}.{column.name}"
-                    values = session.execute(select(sql_cast(column, Text)).where(column.is_not(None)).distinct())
-                    yield from ((where, str(value)) for (value,) in values)
+                for column in filter(_is_told, table.columns):
+                    values = session.execute(select(column).execution_options(yield_per=_AT_ONCE))
+                    told = dict.fromkeys(_words(value) for (value,) in values if value)
+                    yield from ((f"{table.name}.{column.name}", words) for words in told)
 
     # --- the ledger's own promises ------------------------------------------------------------------------------------
 
@@ -187,8 +194,12 @@ def _result(session: Session, job: JobRow, gone: dict[Place, set[str]]) -> Claim
 
 
 def _is_told(column: Any) -> bool:
-    """A short text that people or peers have worded; not a UID, a digest or a code of ours."""
-    return isinstance(column.type, String) and column.name in {"how", "actor", "detail", "calling_ae", "called_ae"}
+    """A text that people, peers or stages have worded; not a UID, a digest or a code of ours."""
+    return isinstance(column.type, (Text, JSON)) or column.name in {"how", "actor", "calling_ae", "called_ae"}
+
+
+def _words(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 # --- I3, I4 -----------------------------------------------------------------------------------------------------------
@@ -286,9 +297,12 @@ def _wrongly_delivered(job: JobRow) -> str:
 
 
 def _leased(session: Session) -> Iterator[tuple[str, JobRow | DeliveryRow]]:
-    for subject, table in (("job", JobRow), ("delivery", DeliveryRow)):
-        wanted = table.lease_token.is_not(None) | table.state.in_(sorted(WORKING[subject]))
-        yield from ((subject, row) for row in session.scalars(select(table).where(wanted)))
+    """Whatever is at work, or says that it is."""
+    jobs = select(JobRow).where(JobRow.lease_token.is_not(None) | JobRow.state.in_(sorted(WORKING["job"])))
+    at_work = DeliveryRow.state.in_(sorted(WORKING["delivery"]))
+    deliveries = select(DeliveryRow).where(DeliveryRow.lease_token.is_not(None) | at_work)
+    yield from (("job", row) for row in session.scalars(jobs))
+    yield from (("delivery", row) for row in session.scalars(deliveries))
 
 
 def _wrong_lease(session: Session, subject: str, row: JobRow | DeliveryRow, now: datetime) -> str:
@@ -375,18 +389,18 @@ def _waiting(session: Session, limit: datetime) -> Iterator[str]:
         yield f"delivery {number} to {destination} is due since {due:%F %T}" if due < limit else ""
 
 
-def _receiving() -> Select[Any]:
+def _receiving() -> Select[*tuple[Any, ...]]:
     return select(SeriesRow.id, SeriesRow.due_at).where(SeriesRow.state == SeriesState.RECEIVING)
 
 
-def _complete() -> Select[Any]:
+def _complete() -> Select[*tuple[Any, ...]]:
     """With the moment at which each became so."""
     told = EventRow.subject_id == sql_cast(SeriesRow.id, String)
     since = select(func.max(EventRow.at)).where(EventRow.subject == "series", told).scalar_subquery()
     return select(SeriesRow.id, since).where(SeriesRow.state == SeriesState.COMPLETE)
 
 
-def _free(query: Select[Any]) -> Select[Any]:
+def _free(query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Work that nobody keeps back."""
     return (
         query.join(SeriesRow, SeriesRow.id == JobRow.series_id)
@@ -395,12 +409,11 @@ def _free(query: Select[Any]) -> Select[Any]:
     )
 
 
-def _jobs_under_way() -> Select[Any]:
+def _jobs_under_way() -> Select[*tuple[Any, ...]]:
     going = sorted(_UNFINISHED - {JobState.HELD, JobState.WRITTEN})
     return _free(select(JobRow.id, JobRow.state, JobRow.due_at, JobRow.lease_until)).where(JobRow.state.in_(going))
 
 
-def _deliveries_owed() -> Select[Any]:
+def _deliveries_owed() -> Select[*tuple[Any, ...]]:
     query = select(DeliveryRow.id, DeliveryRow.destination, DeliveryRow.due_at).join(ObjectRow).join(JobRow)
     return _free(query).where(DeliveryRow.state == DeliveryState.PENDING, JobRow.state == JobState.WRITTEN)
-

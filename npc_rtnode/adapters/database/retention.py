@@ -123,7 +123,7 @@ def _family(session: Session, family: list[SeriesRow]) -> SeriesStanding:
         conflict=_in_conflict(session, family),
         jobs=tuple(JobState(job.state) for job in jobs),
         owed=sum(item.state in _OWED for item in owed if item.object.job.state != JobState.CANCELLED),
-        leases=sum(row.lease_token is not None for row in (*jobs, *owed)),
+        leases=sum(job.lease_token is not None for job in jobs) + sum(one.lease_token is not None for one in owed),
         last_at=_last_at(session, family, jobs, owed),
         files=_files(session, family, jobs),
     )
