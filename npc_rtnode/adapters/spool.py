@@ -69,9 +69,7 @@ class FileSpool:
     def names(self) -> Iterator[str]:
         """The digests of all objects that lie here, in no order; what is not named by a digest is left out."""
         for number in range(256):
-            yield from (
-                entry.name for entry in os.scandir(self._root / f"{number:02x}") if _DIGEST.fullmatch(entry.name)
-            )
+            yield from filter(_DIGEST.fullmatch, os.listdir(self._root / f"{number:02x}"))
 
     def remove(self, sha256: str) -> bool:
         """Take an object away; whether it was there."""
