@@ -97,6 +97,13 @@ def reprocess(
     lines(_order_again(station, study, word), dry_run, as_json)
 
 
+def abandon(
+    study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """End what of a study is held, failed or quarantined, where nobody will release or retry it."""
+    lines(_station(config).desk.abandon(study, _word(reason, dry_run)), dry_run, as_json)
+
+
 def purge(
     reason: Reason,
     study: Annotated[
@@ -109,7 +116,8 @@ def purge(
     """Remove bytes that nobody needs any more; the ledger keeps what was removed, when, by whom and why."""
     retention, order = _station(config).retention(), PurgeOrder(operator(), reason, utc_now(), dry_run)
     removed = [(study, retention.named(study, order))] if study else retention.due(order)
-    lines([line for name, parcels in removed for line in told(name, parcels)], dry_run, as_json)
+    done = [line for name, parcels in removed for line in told(name, parcels)]
+    lines(done if done or as_json else ["nothing has been kept long enough that may go"], dry_run, as_json)
 
 
 def _order_again(station: Station, study: str, word: Word) -> list[str]:

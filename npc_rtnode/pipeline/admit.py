@@ -45,8 +45,15 @@ class Gatekeeper:
 
     def _judge(self) -> Standing:
         with self._lock:
-            self._standing = judge(self._standing.level, self._free_bytes(), self._backlog, self._marks)
+            self._standing = judge(self._standing.level, self._room(), self._backlog, self._marks)
             return self._standing
+
+    def _room(self) -> int:
+        """A disk that does not even answer has no room."""
+        try:
+            return self._free_bytes()
+        except OSError:
+            return 0
 
     def _record(self, standing: Standing) -> bool:
         if standing.level is (self._recorded or self._pages.last()):

@@ -122,4 +122,4 @@ def test_purge_of_a_study_that_is_needed_is_refused(site: Site) -> None:
     assert isinstance(done.exception, Forbidden)
     assert "HELD: the study is held by operator:ada" in str(done.exception)
     assert len(list(site.house.spool.names())) == 4
-    assert site.run("purge", "--reason", "x").stdout == ""
+    assert site.run("purge", "--reason", "x").stdout == "nothing has been kept long enough that may go\n"

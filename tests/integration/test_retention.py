@@ -26,7 +26,7 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder
 from npc_rtnode.domain.retry import GiveUp
-from npc_rtnode.errors import Forbidden
+from npc_rtnode.errors import Forbidden, NotFound
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from tests.builders.ledger import MR, Ledger
@@ -282,6 +282,51 @@ def test_a_late_slice_of_a_purged_series_waits_for_the_rest(house: House) -> Non
     ledger.later(31)
     (series,) = ledger.series.quiet(ledger.now)
     assert (series.seen, [d for d in series.doubts if d.code in REMOVED_CODES]) == (4, [])
+
+
+def test_what_is_made_anew_counts_as_there_again(house: House) -> None:
+    """A job that was called off and purged is called back: its prediction and objects are nobody's litter."""
+    ledger = house.ledger
+    job = ledger.written()
+    ledger.desk.reconsider(ledger.study(), ledger.word())
+    (series,) = ledger.complete()
+    ledger.choose(series, Event.SET_ASIDE, ("NOT_T1: by other rules",))
+    assert ledger.job_state() == "CANCELLED"
+    house.purge()
+    for number in (1, 2, 3):
+        ledger.receive(f"1.2.3.{number}")
+    ledger.desk.reconsider(ledger.study(), ledger.word())
+    (series,) = ledger.complete()
+    ledger.choose(series)
+    ledger.predicted()
+    again = ledger.in_hand(JobState.PREDICTED, "write")
+    assert again.work_key == job.work_key
+    ledger.work.commit_result(again.lease, ledger.result(again), ledger.now)
+    assert [row.place for row in house.removals() if row.restored_at is None] == []
+    assert house.pages.finish(ledger.now - timedelta(days=9), lambda place, name: True) == 0
+
+
+def test_what_a_person_abandons_may_go(house: House) -> None:
+    """A result that nothing releases and a series that nobody chose: ended with a reason, then purged by name."""
+    ledger = house.ledger
+    ledger.choose(ledger.complete_series(series_uid="1.2.9"), Event.HELD, ("INDICATION_UNKNOWN: nobody says so",))
+    _held_job(ledger)
+    with pytest.raises(Forbidden):
+        house.purge()
+    planned = ledger.desk.abandon(ledger.study(), ledger.word(dry_run=True))
+    assert ledger.desk.abandon(ledger.study(), ledger.word()) == planned
+    assert planned == ["job 1, HELD, is called off", "series 1, held, is set aside"]
+    assert ledger.series_states() == ["SET_ASIDE", "SELECTED"]
+    assert sum(len(parcel.files) for parcel in house.purge() if parcel.place is Place.SPOOL) == 6
+    assert ledger.queries.chain_is_whole()
+
+
+def test_abandon_leaves_what_was_delivered(house: House) -> None:
+    """Nothing waits for a person: nothing is ended."""
+    delivered(house.ledger)
+    with pytest.raises(NotFound, match="nothing there waits for a person"):
+        house.ledger.desk.abandon(house.ledger.study(), house.ledger.word())
+    assert house.ledger.job_state() == "DELIVERED"
 
 
 def test_a_removal_that_fails_is_not_recorded(house: House) -> None:

@@ -26,6 +26,9 @@ from npc_rtnode.errors import Forbidden, NotFound
 RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
 RESENDABLE = {JobState.DELIVERED, JobState.FAILED, JobState.WRITTEN}
 RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE, SeriesState.QUARANTINED}
+ABANDONABLE = {JobState.HELD, JobState.FAILED, JobState.QUARANTINED}
+ABANDONED = "ABANDONED"
+"""The code of work that a person has ended."""
 NEVER_AGAIN = IDENTITY_CODES | {CONFLICT}
 """Reasons of a quarantine that another look cannot mend."""
 
@@ -133,6 +136,15 @@ class Desk:
             return _told(
                 session, [_reconsider(session, row, word) for row in rows], word, "nothing there can be judged"
             )
+
+    def abandon(self, study: str, word: Word) -> list[str]:
+        """End what of a study is held, failed or quarantined: nothing comes of it any more, and its bytes may age."""
+        with self._sessions.writing() as session:
+            rows = series_of(session, study)
+            jobs = [job for row in rows for job in row.jobs if job.state in ABANDONABLE]
+            done = [_abandon_job(session, job, word) for job in jobs]
+            done += [_abandon_series(session, row, word) for row in rows if row.state == SeriesState.HELD]
+            return _told(session, done, word, _nothing(rows, "waits for a person"))
 
     def selected(self, study: str) -> list[OpenSeries]:
         """The selected series of a study: what can be inferred anew."""
@@ -313,6 +325,23 @@ def _resend_object(session: Session, item: ObjectRow, destination: str, word: Wo
         return f"{item.kind} to {destination} is already on its way"
     owe(session, item, destination, word.note)
     return f"{item.kind} {item.sop_uid} goes to {destination}: the stored bytes"
+
+
+def _abandon_job(session: Session, job: JobRow, word: Word) -> str:
+    was, because = job.state, f"{ABANDONED}: by {word.actor}: {word.reason}"
+    for delivery in (d for item in job.objects for d in item.deliveries if d.state == DeliveryState.PENDING):
+        delivery.last_error = because
+        move(session, delivery, Event.CANCELLED, word.note)
+    job.reasons = [*job.reasons, because]
+    move(session, job, Event.CANCELLED, word.note)
+    return f"job {job.id}, {was}, is called off"
+
+
+def _abandon_series(session: Session, row: SeriesRow, word: Word) -> str:
+    move(session, row, Event.RECONSIDERED, word.note)
+    row.reasons = [*row.reasons, f"{ABANDONED}: by {word.actor}: {word.reason}"]
+    move(session, row, Event.SET_ASIDE, word.note)
+    return f"series {row.id}, held, is set aside"
 
 
 def _can_be_reconsidered(row: SeriesRow) -> bool:

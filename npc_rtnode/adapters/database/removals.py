@@ -24,10 +24,10 @@ def removed(place: Place) -> Select[str]:
     return select(RemovalRow.name).where(RemovalRow.place == place, RemovalRow.restored_at.is_(None))
 
 
-def bring_back(session: Session, name: str, now: datetime) -> None:
-    """The bytes of a received file lie in the spool again: what was said of their removal is history."""
+def bring_back(session: Session, place: Place, name: str, now: datetime) -> None:
+    """The bytes of a file lie there again, received or made anew: what was said of their removal is history."""
     query = select(RemovalRow).where(
-        RemovalRow.place == Place.SPOOL, RemovalRow.name == name, RemovalRow.restored_at.is_(None)
+        RemovalRow.place == place, RemovalRow.name == name, RemovalRow.restored_at.is_(None)
     )
     for row in session.scalars(query):
         row.restored_at = now

@@ -69,14 +69,13 @@ class RetentionLedger:
             return parcels
 
     def finish(self, since: datetime, unlink: Unlink) -> int:
-        """Remove again what was removed since then: power loss may have brought a name back; how many."""
+        """Remove again what of the spool was removed since then: power loss may have brought a name back; how many.
+
+        Of the spool alone: a prediction or an object under a name of before may just be being made anew.
+        """
+        gone = removed(Place.SPOOL).where(RemovalRow.removed_at >= since)
         with self._sessions.writing() as session:
-            gone = session.execute(
-                select(RemovalRow.place, RemovalRow.name).where(
-                    RemovalRow.removed_at >= since, RemovalRow.restored_at.is_(None)
-                )
-            ).all()
-            return sum(bool(unlink(Place(place), name)) for place, name in gone)
+            return sum(bool(unlink(Place.SPOOL, name)) for name in session.scalars(gone).all())
 
     def unnamed(self, work_keys: Sequence[str]) -> list[str]:
         """Of these work keys, the ones that no job has."""
