@@ -50,6 +50,7 @@ def node(folder: Path, settings: View, disks: dict[str, SmallDisk]) -> Iterator[
     """A node whose folders are small disks."""
     with Node(folder / "node", settings) as running:
         yield running
+        assert running.broken_promises() == {}
         assert running.stop() == 0, running.log_tail()
         assert running.left_behind == []
         assert leaks(running) == []

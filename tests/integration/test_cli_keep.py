@@ -16,6 +16,7 @@ from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.engine import open_engine
 from npc_rtnode.app import Station
 from npc_rtnode.cli import app
+from npc_rtnode.cli.studies import _series_story
 from npc_rtnode.errors import Forbidden
 from npc_rtnode.settings import load_settings
 from tests.builders.house import House
@@ -112,6 +113,9 @@ def test_purge_rehearses_and_then_does_what_the_settings_let_go(site: Site) -> N
     (removed,) = [one for one in shown["series"][0]["removed"] if one["place"] == "spool"]
     assert (removed["files"], removed["because"][:17]) == (4, "the disk is full;")
     assert removed["by"].startswith("operator:")
+    assert any(
+        line.startswith("  removed           4 files of the spool, ") for line in _series_story(shown["series"][0])
+    )
 
 
 def test_purge_of_a_study_that_is_needed_is_refused(site: Site) -> None:
