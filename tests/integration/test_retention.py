@@ -27,10 +27,11 @@ from npc_rtnode.domain.records import (
 from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder
 from npc_rtnode.domain.retry import GiveUp
 from npc_rtnode.errors import Forbidden, NotFound
+from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from tests.builders.ledger import MR, Ledger
-from tests.fakes.pipeline import FakeStructure
+from tests.fakes.pipeline import FakeReader, FakeSpool, FakeStructure
 
 DAYS = Days(delivered=30, set_aside=14, stalled=30, quarantined=0, predictions=7, objects=180)
 DAY_S = 86400.0
@@ -282,6 +283,23 @@ def test_a_late_slice_of_a_purged_series_waits_for_the_rest(house: House) -> Non
     ledger.later(31)
     (series,) = ledger.series.quiet(ledger.now)
     assert (series.seen, [d for d in series.doubts if d.code in REMOVED_CODES]) == (4, [])
+
+
+def test_removed_slices_are_never_read(house: House) -> None:
+    """The late slice's revision is closed as STALLED (PURGED) without a look at files; nobody can release it."""
+    ledger = house.ledger
+    delivered(ledger)
+    house.after(40)
+    ledger.receive("1.2.3.4")
+    ledger.end()
+    ledger.later(31)
+    reader = FakeReader([], error=AssertionError("it was asked"))
+    assert Assembler(ledger.series, FakeSpool(), reader, lambda: ledger.now).run() == 1
+    assert ledger.series_states() == ["SUPERSEDED", "STALLED"]
+    (view,) = [one for one in ledger.queries.study(ledger.study())["series"] if one["state"] == "STALLED"]
+    assert view["reasons"][0].startswith("PURGED: the bytes of 3 of 4 files in the spool were removed")
+    with pytest.raises(Forbidden, match="is not whole"):
+        ledger.desk.release(ledger.study(), ledger.word())
 
 
 def test_what_is_made_anew_counts_as_there_again(house: House) -> None:
