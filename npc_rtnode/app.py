@@ -23,11 +23,13 @@ from filelock import FileLock, Timeout
 import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.admission import AdmissionLedger
 from npc_rtnode.adapters.database.desk import Desk
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import sign
 from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
@@ -35,16 +37,20 @@ from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.domain.admission import Marks
+from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault
+from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
+from npc_rtnode.pipeline.sweep import Janitor, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
-from npc_rtnode.ports import Predictor, SeriesReader
+from npc_rtnode.ports import Predictor, ProofShelf, SeriesReader, Shelf
 from npc_rtnode.schedule import Metronome, Tick
 from npc_rtnode.settings import Destination, Settings, content_hash
 
@@ -52,6 +58,9 @@ logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
 PART_MAX_AGE_S = 3600
 """An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
+
+JANITOR_S, RETENTION_S = 300, 3600
+"""How often litter is looked for, and bytes that have been kept long enough."""
 
 CATCH_UP_S = 2
 """How often the receiver offers the ledger what it did not take while it was away."""
@@ -152,6 +161,45 @@ class Station:
             settings_hash=content_hash(settings),
         )
 
+    @property
+    def predictions(self) -> PredictionFolder:
+        """Predictions between infer and write."""
+        return PredictionFolder(self.home.root / "work")
+
+    @property
+    def shelves(self) -> dict[Place, Shelf]:
+        """Every folder whose files the ledger names."""
+        return {Place.SPOOL: self.spool, Place.WORK: self.predictions, Place.OUTBOX: self.outbox}
+
+    @property
+    def proof_shelves(self) -> dict[Place, ProofShelf]:
+        """Every folder whose files have a digest for a name."""
+        return {Place.SPOOL: self.spool, Place.OUTBOX: self.outbox}
+
+    def janitor(self) -> Janitor:
+        """Clears what crashes left."""
+        return Janitor(RetentionLedger(self.sessions), self.shelves, self.predictions, utc_now)
+
+    def retention(self) -> Retention:
+        """Removes what has been kept long enough, by the settings in force."""
+        limits = {name.removesuffix("_days"): days for name, days in self.settings.retain}
+        return Retention(RetentionLedger(self.sessions), self.shelves, Days(**limits), utc_now)
+
+    @property
+    def marks(self) -> Marks:
+        """Where the door warns, shuts and opens again."""
+        admission, reserve = self.settings.admission, self.settings.listener.reserve_free_mb * MEGABYTE
+        return Marks(
+            warn_bytes=reserve * admission.warn_below,
+            refuse_bytes=reserve * admission.refuse_below,
+            reopen_bytes=reserve * admission.reopen_above,
+            max_backlog=admission.max_backlog,
+        )
+
+    def gatekeeper(self) -> Gatekeeper:
+        """Who stands at the listener's door."""
+        return Gatekeeper(AdmissionLedger(self.sessions), self.spool.free_bytes, self.marks, utc_now)
+
     def letterhead(self) -> Letterhead:
         """What every object says about this node."""
         node = self.settings.node
@@ -178,8 +226,11 @@ class ReceiveRole:
         site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
         self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
-        self._listener = Listener(settings.listener, self._sink)
-        self._metronome = Metronome([Tick("catch up", self._sink.catch_up, CATCH_UP_S)])
+        self._door = self._station.gatekeeper()
+        self._listener = Listener(settings.listener, self._sink, self._door.refusal)
+        self._metronome = Metronome(
+            [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S)]
+        )
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
@@ -253,6 +304,8 @@ class WorkRole:
                 Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
+            Tick("janitor", self._station.janitor().run, JANITOR_S),
+            Tick("retention", self._station.retention().run, RETENTION_S),
             Tick(
                 "recover", lambda: self._pages.recover(utc_now(), self._in_hand), 15, wakes=("infer", "write", *sending)
             ),
@@ -325,7 +378,7 @@ class WorkRole:
         return look
 
     def _store(self) -> PredictionFolder:
-        return PredictionFolder(self._station.home.root / "work")
+        return self._station.predictions
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
         return Barrier(self._pages, policy, utc_now, self._in_hand)

@@ -5,13 +5,15 @@ Adapters fulfil these by shape alone. Pure functions need no port; they are call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from npc_rtnode.domain.admission import Level, Standing
 from npc_rtnode.domain.gates import GateResult
 from npc_rtnode.domain.geometry import Stack, Volume
+from npc_rtnode.domain.invariants import ClaimedInstance, ClaimedResult, Looked, ObjectFacts
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
@@ -35,6 +37,7 @@ from npc_rtnode.domain.records import (
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
+from npc_rtnode.domain.retention import Parcel, Place, PurgeOrder, StudyStanding
 from npc_rtnode.domain.retry import Decision
 from npc_rtnode.settings import Destination
 
@@ -223,6 +226,127 @@ class PredictionStore(Protocol):
 
     def load(self, work_key: str) -> Answer | None:
         """None when there is none, or none that is whole."""
+
+
+class AdmissionPages(Protocol):
+    """The ledger as the listener's door needs it."""
+
+    def backlog(self) -> int:
+        """Jobs that wait for inference or writing."""
+
+    def admission_changed(self, standing: Standing, now: datetime) -> None:
+        """The door was opened, shut, or people were warned."""
+
+    def last(self) -> Level:
+        """The level that was recorded last."""
+
+
+class Shelf(Protocol):
+    """A folder of files that the ledger names: spool, outbox, predictions."""
+
+    def names(self) -> Iterator[str]:
+        """Of every file there."""
+
+    def remove(self, name: str, /) -> bool:
+        """Take it away; whether it was there."""
+
+    def sweep_parts(self, older_than_s: float, now: datetime) -> int:
+        """Remove unfinished files that nobody has written for so long; how many."""
+
+
+class PredictionShelf(Shelf, Protocol):
+    """Predictions as the janitor sees them."""
+
+    def older_than(self, age_s: float, now: datetime) -> list[str]:
+        """Names of those last written longer ago."""
+
+
+class RetentionPages(Protocol):
+    """The ledger as keeping and removing need it."""
+
+    def aged(self, before: datetime) -> list[str]:
+        """Studies first received before then of which some file may still be there."""
+
+    def purge(
+        self,
+        study: str,
+        choose: Callable[[StudyStanding], Sequence[Parcel]],
+        unlink: Callable[[Place, str], object],
+        order: PurgeOrder,
+    ) -> tuple[Parcel, ...]:
+        """Weigh, record and remove in one transaction; with `dry_run` only weigh."""
+
+    def finish(self, since: datetime, unlink: Callable[[Place, str], object]) -> int:
+        """Remove again what was removed since then; how many were there."""
+
+    def unnamed(self, work_keys: Sequence[str]) -> list[str]:
+        """Of these work keys, the ones that no job has."""
+
+
+class ProofShelf(Protocol):
+    """A folder of stored files as `fsck` looks at it."""
+
+    def names(self) -> Iterator[str]:
+        """Of every file there."""
+
+    def path(self, sha256: str, /) -> Path:
+        """Where it lies."""
+
+    def read(self, sha256: str, /) -> bytes:
+        """The bytes, their digest checked; raises NotFound or Unreadable."""
+
+
+class ProofReader(Protocol):
+    """Stored files as `fsck` reads them (adapters/dicom/proof)."""
+
+    def flaw(self, data: bytes, claimed: ClaimedInstance) -> str:
+        """What is wrong with a stored instance, or nothing."""
+
+    def facts(self, file: Path) -> ObjectFacts:
+        """Whose a file is and what it references; raises Unreadable."""
+
+    def patient(self, file: Path) -> tuple[str, str]:
+        """Name and number; raises Unreadable."""
+
+
+class ProofPages(Protocol):
+    """The ledger's answers to `fsck`: the files that it names, and the promises that it can judge alone."""
+
+    def instances(self) -> Iterator[ClaimedInstance]:
+        """Every instance that was acknowledged."""
+
+    def results(self) -> Iterator[ClaimedResult]:
+        """Every job that has made objects."""
+
+    def removed(self, place: Place) -> set[str]:
+        """Names of files there whose bytes were removed."""
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Every text of the ledger, with the place where it stands."""
+
+    def places(self) -> Looked:
+        """I3."""
+
+    def current_jobs(self) -> Looked:
+        """I4."""
+
+    def structure_sets(self) -> Looked:
+        """I5."""
+
+    def sent(self) -> Looked:
+        """I7."""
+
+    def leases(self, now: datetime) -> Looked:
+        """I8."""
+
+    def limits(self) -> Looked:
+        """I9."""
+
+    def journal(self) -> Looked:
+        """I10."""
+
+    def overdue(self, now: datetime, bound_s: float) -> Looked:
+        """I13."""
 
 
 class ObjectWriter(Protocol):

@@ -70,6 +70,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Times = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+DaysKept = Annotated[float, Field(ge=0, le=36500, allow_inf_nan=False)]
 _MOST_IS: Final = 2**31 - 1  # Integer String, PS3.5 6.2
 
 
@@ -244,6 +246,45 @@ class Destination(_Section):
         return PROFILES[self.profile].encoding if self.transfer_syntax == "profile" else self.transfer_syntax
 
 
+class AdmissionSettings(_Section):
+    """When new associations are refused for a while (transient): little disk, or more work than is got through."""
+
+    warn_below: Times = Field(5, description="`status` and `doctor` warn below so many times listener.reserve_free_mb.")
+    refuse_below: Times = Field(
+        2,
+        description="Free space below so many times listener.reserve_free_mb: new associations are refused, those that "
+        "stand go on down to the reserve itself. 0 refuses none.",
+    )
+    reopen_above: Times = Field(3, description="Taken again only above so many times listener.reserve_free_mb.")
+    max_backlog: int = Field(
+        500,
+        ge=0,
+        description="With more jobs than this waiting for inference or writing, new associations are refused until "
+        "four fifths of it are left. 0 sets no limit.",
+    )
+
+    @model_validator(mode="after")
+    def _marks_ascend(self) -> AdmissionSettings:
+        if not self.refuse_below <= self.reopen_above <= self.warn_below:
+            said = f"{self.refuse_below:g}, {self.reopen_above:g}, {self.warn_below:g}"
+            raise ValueError(f"refuse_below, reopen_above and warn_below must not descend; they are {said}")
+        return self
+
+
+class RetainSettings(_Section):
+    """Days after the last event of a series for which its bytes are kept; 0 keeps them until a person purges the study.
+
+    Nothing goes of a study of which anything is under way, held, owed, undelivered or in conflict.
+    """
+
+    delivered_days: DaysKept = Field(30, description="Inputs of a series whose result was delivered.")
+    set_aside_days: DaysKept = Field(14, description="Inputs of a series that was not used.")
+    stalled_days: DaysKept = Field(30, description="Inputs of a series of which slices are missing.")
+    quarantined_days: DaysKept = Field(0, description="Inputs of a series that must not be used; never a conflict.")
+    predictions_days: DaysKept = Field(7, description="Probability maps of jobs that have ended.")
+    objects_days: DaysKept = Field(180, description="Our own objects after delivery; `resend` needs them.")
+
+
 class LogSettings(_Section):
     """What is said while running."""
 
@@ -263,6 +304,8 @@ class Settings(_Section):
     content: ContentSettings = ContentSettings()
     deliver: DeliverSettings = DeliverSettings()
     destinations: tuple[Destination, ...] = ()
+    admission: AdmissionSettings = AdmissionSettings()
+    retain: RetainSettings = RetainSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

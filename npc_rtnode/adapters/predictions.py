@@ -6,8 +6,9 @@ import errno
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,29 @@ class PredictionFolder:
         os.fsync(folder)
         os.close(folder)
 
+    def names(self) -> Iterator[str]:
+        """The work keys of all predictions here."""
+        yield from (path.stem for path in self._root.glob("*.npz"))
+
+    def remove(self, work_key: str) -> bool:
+        """Take a prediction away; whether it was there."""
+        file = self._file(work_key)
+        there = file.exists()
+        file.unlink(missing_ok=True)
+        return there
+
+    def older_than(self, age_s: float, now: datetime) -> list[str]:
+        """The work keys of predictions last written more than `age_s` ago."""
+        oldest = now.timestamp() - age_s
+        return [path.stem for path in self._root.glob("*.npz") if _written_at(path) < oldest]
+
+    def sweep_parts(self, older_than_s: float, now: datetime) -> int:
+        """Remove unfinished parts last written more than `older_than_s` ago (a crash left them); how many."""
+        left = [path for path in self._root.glob("*.part") if _written_at(path) < now.timestamp() - older_than_s]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
     def load(self, work_key: str) -> Answer | None:
         """None when there is none, or when its bytes are not the ones that were written."""
         try:
@@ -60,6 +84,14 @@ class PredictionFolder:
             return None
         digest, packed = data[:64], data[64:]
         return _unpack(packed) if sha256_hex(packed).encode() == digest else None
+
+
+def _written_at(path: Path) -> float:
+    """Seconds of the epoch; a file that has just gone was written in the far future."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _pack(answer: Answer) -> bytes:

@@ -66,6 +66,19 @@ class FileSpool:
             raise Unreadable(f"Spool object {sha256} no longer has that digest.")
         return data
 
+    def names(self) -> Iterator[str]:
+        """The digests of all objects that lie here, in no order; what is not named by a digest is left out."""
+        for number in range(256):
+            yield from filter(_DIGEST.fullmatch, os.listdir(self._root / f"{number:02x}"))
+
+    def remove(self, sha256: str) -> bool:
+        """Take an object away; whether it was there."""
+        try:
+            self.path(sha256).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def free_bytes(self) -> int:
         """What this process may still write on the spool's file system."""
         room = os.statvfs(self._root)

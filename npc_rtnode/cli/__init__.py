@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import bundle, config, database, demo, network, node, rules, studies, work
+from npc_rtnode.cli import bundle, config, database, demo, fsck, network, node, rules, status, studies, work
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("serve")(node.serve)
 app.command("doctor")(node.doctor)
+app.command("status")(status.status)
+app.command("fsck")(fsck.fsck)
 app.command("version")(node.version)
 app.command("run")(node.run)
 app.command("echo")(network.echo)
@@ -27,6 +29,8 @@ app.command("retry")(work.retry)
 app.command("resend")(work.resend)
 app.command("hold")(work.hold)
 app.command("release")(work.release)
+app.command("abandon")(work.abandon)
+app.command("purge")(work.purge)
 app.add_typer(rules.app, name="rules")
 app.add_typer(studies.app, name="studies")
 app.add_typer(database.app, name="db")

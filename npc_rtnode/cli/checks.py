@@ -11,10 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.app import Home, Station
+from npc_rtnode.cli.status import admission_of
+from npc_rtnode.domain.admission import Level
 from npc_rtnode.errors import NodeError
 from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings
 
@@ -96,6 +98,17 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     refused, back = counts["rejected_associations"], counts["came_back"]
     said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
     yield Check("traffic", GOOD, said)
+    yield _admission(station, counts)
+
+
+def _admission(station: Station, counts: dict[str, Any]) -> Check:
+    door = admission_of(station)
+    numbers = f"{door['free_mb']} MB free, {door['backlog']} jobs wait"
+    past = f"{counts['refused_for_now']} associations and {counts['images_refused']} images were refused so far"
+    said = f"{door['level']}: {door['because'] or numbers}; shut {door['times_shut']} times, {past}"
+    outcome = {Level.OPEN: GOOD, Level.LOW: WARNING}.get(door["level"], FAULT)
+    fix = "free space, or wait until the backlog is worked off: senders are asked to try again"
+    return Check("admission", outcome, said, "" if outcome == GOOD else fix)
 
 
 def _coded(error: NodeError | OSError) -> str:

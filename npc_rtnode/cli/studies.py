@@ -130,9 +130,16 @@ def _series_story(series: View) -> list[str]:
         *word,
         *([f"  now               {series['waits']}"] if series["waits"] else []),
         *(f"  reason            {reason}" for reason in series["reasons"]),
+        *(_removal_story(removal) for removal in series["removed"]),
         f"  rules             {(series['rules_hash'] or 'not judged yet')[:12]}",
         *(f"    {verdict['truth']:<8}{verdict['rule']}: {verdict['because']}" for verdict in series["verdicts"]),
     ]
+
+
+def _removal_story(one: View) -> str:
+    again = f"; {one['came_again']} came again" if one["came_again"] else ""
+    what = f"{one['files']} files of the {one['place']}"
+    return f"  removed           {what}, {one['at']}, by {one['by']}: {one['because']}{again}"
 
 
 def _way_out(series: View, siblings: list[View]) -> list[str]:

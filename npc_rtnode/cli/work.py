@@ -15,6 +15,7 @@ from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
 from npc_rtnode.domain.gates import may_send, may_show
 from npc_rtnode.domain.profiles import orders_of
+from npc_rtnode.domain.retention import PurgeOrder, told
 from npc_rtnode.settings import Settings
 
 
@@ -95,6 +96,29 @@ def reprocess(
         lines(station.desk.reconsider(study, word), dry_run, as_json)
         return
     lines(_order_again(station, study, word), dry_run, as_json)
+
+
+def abandon(
+    study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """End what of a study is held, failed or quarantined, where nobody will release or retry it."""
+    lines(_station(config).desk.abandon(study, _word(reason, dry_run)), dry_run, as_json)
+
+
+def purge(
+    reason: Reason,
+    study: Annotated[
+        str | None, typer.Option(help="All bytes of one study, however young; else what the settings let go now.")
+    ] = None,
+    config: Config = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove bytes that nobody needs any more; the ledger keeps what was removed, when, by whom and why."""
+    retention, order = _station(config).retention(), PurgeOrder(operator(), reason, utc_now(), dry_run)
+    removed = [(study, retention.named(study, order))] if study else retention.due(order)
+    done = [line for name, parcels in removed for line in told(name, parcels)]
+    lines(done if done or as_json else ["nothing has been kept long enough that may go"], dry_run, as_json)
 
 
 def _order_again(station: Station, study: str, word: Word) -> list[str]:

@@ -35,6 +35,9 @@ A gap is never released: a contour would be drawn through anatomy that nobody se
 INCOMPLETE_CODES = frozenset({"GAP", "COUNT_SHORT", "PART_MISSING"})
 """Findings that further slices can heal."""
 
+REMOVED_CODES = frozenset({"PURGED"})
+"""Inputs whose bytes retention has removed: nothing can be judged of the series until it is sent again."""
+
 _HEALED_WITH_THEM = frozenset({"TOO_FEW_SLICES"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from npc_rtnode import log
-from npc_rtnode.domain.completeness import Completeness, Kind, doubted, judge
+from npc_rtnode.domain.completeness import REMOVED_CODES, Completeness, Kind, doubted, judge
 from npc_rtnode.domain.lifecycle import Event
 from npc_rtnode.domain.records import Closing, OpenSeries
 from npc_rtnode.domain.retry import describe
@@ -53,6 +53,9 @@ class Assembler:
         self._pages.trouble(series, describe(error), self._clock())
 
     def _judge(self, series: OpenSeries) -> Closing:
+        removed = [finding for finding in series.doubts if finding.code in REMOVED_CODES]
+        if removed:  # there is nothing to be read: partial, until the sender sends all of it again
+            return _closing(Completeness(Kind.PARTIAL, tuple(removed)), series.seen)
         headers = self._reader.headers([self._spool.path(sha256) for _, sha256 in series.inputs])
         judged = judge(headers, image_series=series.modality == "MR")
         return _closing(doubted(judged, series.doubts), series.seen)

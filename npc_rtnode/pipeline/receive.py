@@ -124,6 +124,8 @@ class Receiver:
         arrival = Arrival(identity, received, sha256, len(prefix) + len(received.encoded))
         arrival = self._compared(arrival, prefix)
         outcome = self._pages.record(arrival, self._clock())
+        if not self._spool.path(sha256).exists():  # retention took it between the two; from its row on it stays
+            self._spool.keep([prefix, received.encoded])
         if outcome is StoreOutcome.CONFLICT:
             said = "conflicting contents under one SOP Instance UID: both kept, series quarantined"
             logger.error(said, sha256=sha256, differs_in=list(arrival.differs_in))

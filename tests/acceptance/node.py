@@ -199,6 +199,14 @@ class Node:
         self.said.append(f"{args}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def broken_promises(self) -> dict[str, list[str]]:
+        """What `fsck` finds on disk, in the ledger and in the log: by promise, in its words; empty where all hold."""
+        done = self.cli("fsck", "--json", "--log", str(self.log))
+        told = json.loads(done.stdout)
+        assert (done.returncode == 0) is told["whole"], done.stderr
+        assert len(told["promises"]) == 14
+        return {one["code"]: one["breaches"] for one in told["promises"] if one["broken"]}
+
     @cached_property
     def station(self) -> Station:
         """Ledger, spool and outbox as the node has them."""

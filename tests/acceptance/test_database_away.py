@@ -193,7 +193,8 @@ def test_connections_that_are_cut_in_the_middle(
 
 
 def test_the_journal_is_whole_and_no_password_was_said(server: Server, node: Node, warm: str) -> None:
-    """After all that `db check` finds schema and chain in order, and neither log nor CLI has said the password."""
+    """`db check` finds schema and chain in order, `fsck` every promise kept, and nobody has said the password."""
+    assert node.broken_promises() == {}
     for verb in (("db", "check"), ("db", "upgrade"), ("studies", "list"), ("doctor", "--quick")):
         done = node.cli(*verb)
         assert done.returncode in {0, 3}, done.stdout + done.stderr

@@ -75,3 +75,4 @@ def test_a_long_lock_gives_a700_and_no_hang(node: Node, scanner: Scanner, study:
     assert_all_there(node, study.slices)
     assert_one_rtstruct(node, study, tps)
     assert (node.role_pid("receive"), node.role_pid("work")) == roles, "no role died of it"
+    assert node.broken_promises() == {}

@@ -41,6 +41,7 @@ def settings(tps: Destination, archive: Destination) -> View:
     """The example's, with a reserve that fits the disks."""
     changed = example(tps=tps.port, pacs=archive.port)
     changed["listener"]["reserve_free_mb"] = RESERVE_MB
+    changed["admission"] = {"refuse_below": 0}  # the reserve itself is what these tests are about
     return changed
 
 
@@ -49,6 +50,7 @@ def node(folder: Path, settings: View, disks: dict[str, SmallDisk]) -> Iterator[
     """A node whose folders are small disks."""
     with Node(folder / "node", settings) as running:
         yield running
+        assert running.broken_promises() == {}
         assert running.stop() == 0, running.log_tail()
         assert running.left_behind == []
         assert leaks(running) == []

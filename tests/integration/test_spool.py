@@ -148,3 +148,15 @@ def test_the_janitor_removes_old_parts_only(spool: FileSpool) -> None:
     assert spool.sweep_parts(older_than_s=3600, now=now) == 1
     assert [part.name for part in parts_left(spool)] == ["new.part"]
     assert spool.read(sha256)
+
+
+def test_what_is_removed_is_gone_and_can_be_kept_again(spool: FileSpool) -> None:
+    """names tells what lies there, remove whether it was there; other files in the folders are no objects."""
+    sha256 = spool.keep(PARTS)
+    (spool.path(sha256).parent / "note.txt").write_text("not an object", "ascii")
+    assert list(spool.names()) == [sha256]
+    assert (spool.remove(sha256), spool.remove(sha256)) == (True, False)
+    assert list(spool.names()) == []
+    assert spool.keep(PARTS) == sha256
+    with pytest.raises(NotFound):
+        spool.remove("../escaped")

@@ -12,19 +12,24 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT, Keep, in_conflict, settle_conflict
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move, tell
-from npc_rtnode.adapters.database.series import codes_of, open_series, queue_job, requeue
+from npc_rtnode.adapters.database.removals import require_bytes
+from npc_rtnode.adapters.database.series import codes_of, inputs_of, open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import OpenSeries, WorkOrder
+from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.selection import OUTRANKED
 from npc_rtnode.errors import Forbidden, NotFound
 
 RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
 RESENDABLE = {JobState.DELIVERED, JobState.FAILED, JobState.WRITTEN}
 RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE, SeriesState.QUARANTINED}
+ABANDONABLE = {JobState.HELD, JobState.FAILED, JobState.QUARANTINED}
+ABANDONED = "ABANDONED"
+"""The code of work that a person has ended."""
 NEVER_AGAIN = IDENTITY_CODES | {CONFLICT}
 """Reasons of a quarantine that another look cannot mend."""
 
@@ -133,6 +138,15 @@ class Desk:
                 session, [_reconsider(session, row, word) for row in rows], word, "nothing there can be judged"
             )
 
+    def abandon(self, study: str, word: Word) -> list[str]:
+        """End what of a study is held, failed or quarantined: nothing comes of it any more, and its bytes may age."""
+        with self._sessions.writing() as session:
+            rows = series_of(session, study)
+            jobs = [job for row in rows for job in row.jobs if job.state in ABANDONABLE]
+            done = [_abandon_job(session, job, word) for job in jobs]
+            done += [_abandon_series(session, row, word) for row in rows if row.state == SeriesState.HELD]
+            return _told(session, done, word, _nothing(rows, "waits for a person"))
+
     def selected(self, study: str) -> list[OpenSeries]:
         """The selected series of a study: what can be inferred anew."""
         with self._sessions.reading() as session:
@@ -145,6 +159,7 @@ class Desk:
             known = session.scalar(select(JobRow).where(JobRow.work_key == order.work_key))
             if known is not None and known.state != JobState.CANCELLED:
                 return f"job {known.id} stands ({known.state}): nothing that shapes its objects has changed; see resend"
+            _require_inputs(session, session.get_one(SeriesRow, series_id))
             if word.dry_run:
                 return f"series {series_id} would be inferred as a new result revision by {order.bundle_name}"
             job = queue_job(session, session.get_one(SeriesRow, series_id), order, word.at)
@@ -174,6 +189,11 @@ def _selected(row: SeriesRow) -> bool:
 def _nothing(rows: Iterable[SeriesRow], what: str) -> str:
     stands = "; ".join(f"series {row.id} is {row.state} {' '.join(map(str, row.reasons))}".strip() for row in rows)
     return f"nothing there {what}: {stands}"
+
+
+def _require_inputs(session: Session, row: SeriesRow) -> None:
+    """Nothing is worked on anew whose bytes are no longer here."""
+    require_bytes(session, row, Place.SPOOL, {sha256 for _, sha256 in inputs_of(session, row)})
 
 
 def _told(session: Session, done: list[str], word: Word, otherwise: str) -> list[str]:
@@ -246,6 +266,7 @@ def _short_alone(row: SeriesRow) -> bool:
 
 def _release_series(session: Session, row: SeriesRow, word: Word) -> str:
     """The word covers the doubts that stand there now, and no others."""
+    _require_inputs(session, row)
     doubts = _reasons(row)
     row.operators_word, row.waived = f"{word.actor}: {word.reason}", [*row.waived, *row.reasons]
     move(session, row, Event.RELEASED, Note(word.at, word.note.actor, {"reason": word.reason, "against": row.reasons}))
@@ -256,6 +277,7 @@ def _release_job(session: Session, job: JobRow, word: Word) -> str:
     against = _reasons(job)
     note = Note(word.at, word.note.actor, {"reason": word.reason, "against": job.reasons})
     if not any(item.deliveries for item in job.objects):
+        _require_inputs(session, job.series)
         requeue(session, job, note)
         return f"job {job.id} is done again: {against}"
     job.reasons = []
@@ -275,6 +297,7 @@ def _owed_to_nobody(job: JobRow) -> bool:
 def _retry_job(session: Session, job: JobRow, word: Word) -> str:
     failed = [d for item in job.objects for d in item.deliveries if d.state == DeliveryState.FAILED]
     if not failed or job.state == JobState.CANCELLED:
+        _require_inputs(session, job.series)
         requeue(session, job, word.note)
         return f"job {job.id} is queued again"
     move(session, job, Event.RESENT, word.note)
@@ -288,8 +311,10 @@ def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> 
     for destination, orders in resending.wanted:
         if because := resending.forbidden(job.results, destination):
             raise Forbidden(f"job {job.id} may not go to {destination}: {because}")
-        items = [_stored_for(job, order, destination) for order in orders]
-        done += [_resend_object(session, item, destination, word) for item in items if item is not None]
+        found = [_stored_for(job, order, destination) for order in orders]
+        items = [item for item in found if item is not None]
+        require_bytes(session, job.series, Place.OUTBOX, {item.sha256 for item in items})
+        done += [_resend_object(session, item, destination, word) for item in items]
     if done:
         move(session, job, Event.RESENT, word.note)
         settle(session, job, word.at)
@@ -311,11 +336,29 @@ def _resend_object(session: Session, item: ObjectRow, destination: str, word: Wo
     return f"{item.kind} {item.sop_uid} goes to {destination}: the stored bytes"
 
 
+def _abandon_job(session: Session, job: JobRow, word: Word) -> str:
+    was, because = job.state, f"{ABANDONED}: by {word.actor}: {word.reason}"
+    for delivery in (d for item in job.objects for d in item.deliveries if d.state == DeliveryState.PENDING):
+        delivery.last_error = because
+        move(session, delivery, Event.CANCELLED, word.note)
+    job.reasons = [*job.reasons, because]
+    move(session, job, Event.CANCELLED, word.note)
+    return f"job {job.id}, {was}, is called off"
+
+
+def _abandon_series(session: Session, row: SeriesRow, word: Word) -> str:
+    move(session, row, Event.RECONSIDERED, word.note)
+    row.reasons = [*row.reasons, f"{ABANDONED}: by {word.actor}: {word.reason}"]
+    move(session, row, Event.SET_ASIDE, word.note)
+    return f"series {row.id}, held, is set aside"
+
+
 def _can_be_reconsidered(row: SeriesRow) -> bool:
     return row.state in RECONSIDERABLE and not (row.state == SeriesState.QUARANTINED and codes_of(row) & NEVER_AGAIN)
 
 
 def _reconsider(session: Session, row: SeriesRow, word: Word) -> str:
+    _require_inputs(session, row)
     row.troubles, row.due_at = 0, word.at
     if row.state != SeriesState.SELECTED:
         row.operators_word, row.waived = None, []

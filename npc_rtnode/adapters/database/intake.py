@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move, tell
+from npc_rtnode.adapters.database.removals import bring_back
 from npc_rtnode.adapters.database.series import call_off, fall_back
 from npc_rtnode.adapters.database.tables import (
     AssociationRow,
@@ -24,6 +25,7 @@ from npc_rtnode.adapters.database.tables import (
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import Event, SeriesState
 from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.retention import Place
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
 _NAMED = 8
@@ -102,6 +104,7 @@ class IntakeLedger:
             _know_association(session, arrival.received.association, now)
             known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
             if any(row.sha256 == arrival.sha256 for row in known):
+                bring_back(session, Place.SPOOL, arrival.sha256, now)
                 self._feed_again(session, arrival, now)
                 return StoreOutcome.DUPLICATE
             if twin := next((row for row in known if row.sha256 == arrival.same_as), None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import Select, Text, cast, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.conflicts import conflicting_copies, in_conflict
@@ -22,6 +22,7 @@ from npc_rtnode.adapters.database.tables import (
     InstanceState,
     JobRow,
     ObjectRow,
+    RemovalRow,
     SeriesRow,
     StudyRow,
 )
@@ -82,6 +83,12 @@ class Queries:
                 "series": _by_state(session, SeriesRow),
                 "jobs": _by_state(session, JobRow),
                 "deliveries": _by_state(session, DeliveryRow),
+                "removed_files": session.scalar(select(func.count(RemovalRow.id))) or 0,
+                "refused_for_now": session.scalar(
+                    select(func.count(AssociationRow.id)).where(AssociationRow.how.startswith("rejected: for now"))
+                )
+                or 0,
+                "images_refused": _images_refused(session),
                 "came_back": session.scalar(select(func.coalesce(func.sum(ObjectRow.came_back), 0))) or 0,
                 "rejected_associations": session.scalar(
                     select(func.count(AssociationRow.id)).where(AssociationRow.how.startswith("rejected"))
@@ -98,6 +105,23 @@ class Queries:
 def _by_state(session: Session, table: Any) -> dict[str, int]:
     rows = session.execute(select(table.state, func.count()).group_by(table.state))
     return {row[0]: row[1] for row in rows}
+
+
+def _images_refused(session: Session) -> int:
+    """Images that a sender was told to send again, or that could not be read."""
+    some = select(AssociationRow.refused).where(cast(AssociationRow.refused, Text) != "[]")
+    return sum(len(refused) for refused in session.scalars(some))
+
+
+def _removed(session: Session, row: SeriesRow) -> list[View]:
+    """Each removal of bytes: how many files from where, when, by whom, why, and whether they came again."""
+    what = (RemovalRow.place, RemovalRow.removed_at, RemovalRow.actor, RemovalRow.reason)
+    files = select(*what, func.count(RemovalRow.id), func.count(RemovalRow.restored_at))
+    rows = session.execute(files.where(RemovalRow.series_id == row.id).group_by(*what).order_by(RemovalRow.removed_at))
+    return [
+        {"place": place, "files": number, "at": _time(at), "by": actor, "because": why, "came_again": again}
+        for place, at, actor, why, number, again in rows
+    ]
 
 
 def _time(at: datetime | None) -> str | None:
@@ -140,6 +164,7 @@ def _series(session: Session, row: SeriesRow) -> View:
         "rules_hash": row.rules_hash,
         "operators_word": row.operators_word,
         "verdicts": _verdicts(row),
+        "removed": _removed(session, row),
         "jobs": [_job(session, job) for job in row.jobs],
     }
 

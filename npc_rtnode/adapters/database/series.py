@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
+from npc_rtnode.adapters.database.removals import gone
 from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow
 from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.records import Closing, Finding, OpenSeries, WorkOrder
+from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT
 from npc_rtnode.domain.selection import BEHIND
 
@@ -125,7 +127,7 @@ def open_series(session: Session, row: SeriesRow) -> OpenSeries:
         last_received_at=row.last_received_at,
         operators_word=row.operators_word,
         waived=tuple(str(reason) for reason in row.waived),
-        doubts=tuple(_transfer_doubts(session, row, {sop_uid for sop_uid, _ in inputs})),
+        doubts=(*_transfer_doubts(session, row, {sop_uid for sop_uid, _ in inputs}), *_removed(session, row, inputs)),
     )
 
 
@@ -136,6 +138,11 @@ def _transfer_doubts(session: Session, row: SeriesRow, known: set[str]) -> list[
     missing = {str(sop_uid) for refusals in [*refused, last.refused] for sop_uid in refusals} - known
     cut_short = last.how if last.last_series_id == row.id and last.how in {"aborted", "lost"} else None
     return transfer_doubts(cut_short, len(missing))
+
+
+def _removed(session: Session, row: SeriesRow, inputs: Sequence[tuple[str, str]]) -> list[Finding]:
+    finding = gone(session, row, Place.SPOOL, {sha256 for _, sha256 in inputs})
+    return [finding] if finding else []
 
 
 def inputs_of(session: Session, row: SeriesRow) -> list[tuple[str, str]]:

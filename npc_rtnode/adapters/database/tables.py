@@ -266,6 +266,23 @@ class AttemptRow(Table):
     detail: Mapped[str | None] = mapped_column(Text)
 
 
+class RemovalRow(Table):
+    """One file whose bytes were removed: where it lay, when, by whom, why. `restored_at`: the same bytes came again."""
+
+    __tablename__ = "removals"
+    __table_args__ = (Index("ix_removals_file", "place", "name"),)
+
+    id: Mapped[int] = mapped_column(_BIG, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    place: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(_BIG)
+    removed_at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    restored_at: Mapped[datetime | None]
+
+
 class EventRow(Table):
     """What happened, in order, chained: `hash` covers this row and the hash before it. Rows are only ever added."""
 

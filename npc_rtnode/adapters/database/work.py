@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
+from npc_rtnode.adapters.database.removals import bring_back
 from npc_rtnode.adapters.database.series import open_series
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.domain.lifecycle import WORKING, DeliveryState, Event, JobState, SeriesState
@@ -29,6 +30,7 @@ from npc_rtnode.domain.records import (
     SendReceipt,
     WrittenObject,
 )
+from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Quarantine
 from npc_rtnode.errors import LeaseLost
 
@@ -87,6 +89,7 @@ class WorkLedger:
             row = _fenced_job(session, lease)
             row.results = {**row.results, **results}
             row.due_at, row.attempts, row.crashes = now, 0, 0
+            bring_back(session, Place.WORK, row.work_key, now)
             _end(session, row, lease, Event.DONE, Note(now))
 
     def held(self, lease: Lease, holds: Sequence[Finding], results: dict[str, Any], now: datetime) -> None:
@@ -337,6 +340,7 @@ def _store_result(session: Session, row: JobRow, result: ResultToCommit, now: da
     }  # committed by an earlier attempt: those bytes stand (ADR 0003)
     for item, sha256 in result.objects:
         stored = first.get(item.sop_uid) or _new_object(session, row, item, sha256, now)
+        bring_back(session, Place.OUTBOX, sha256, now)
         for sop_uid, destination in result.owed:
             if sop_uid == item.sop_uid:
                 owe(session, stored, destination, Note(now))

@@ -112,6 +112,7 @@ class _Refusal(NamedTuple):
 _CALLED_UNKNOWN: Final = _Refusal(1, 1, 7, "called AE title not recognised")
 _CALLING_UNKNOWN: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this address")
 _FULL: Final = _Refusal(2, 3, 2, "local limit of associations reached")
+_TEMPORARY_CONGESTION: Final = 2, 3, 1
 
 _ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 128 contexts take about 90 kB
 _CONTROL_LIMIT: Final = 1024  # bytes of a release or abort PDU; they have 4
@@ -145,10 +146,12 @@ _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); eac
 class Listener:
     """Answers on one port, for every called AE title of the settings, the peers of the settings and nobody else."""
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
-        """Nothing is opened before `start`."""
+    def __init__(
+        self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """Nothing is opened before `start`; `congestion` says why a caller who may talk is refused for now, if so."""
         self._settings = settings
-        self._door = _Door(settings, sink)
+        self._door = _Door(settings, sink, congestion)
         self._server: _Server | None = None
 
     def start(self) -> int:
@@ -245,8 +248,9 @@ def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Networ
 class _Door:
     """What all connections of one listener share: the access list, the counts and the sink."""
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
+    def __init__(self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None]) -> None:
         self.settings = settings
+        self._congestion = congestion
         self.object_limit = settings.max_object_mb << 20
         self._access = AccessList(settings)
         self._sink = sink
@@ -281,6 +285,8 @@ class _Door:
     def judge(self, assoc: _Association) -> _Refusal | None:
         """Admit the association and count it, or say why not."""
         refusal = self._access.refusal(assoc.info)
+        if refusal is None and (congested := self._congestion()):
+            refusal = _Refusal(*_TEMPORARY_CONGESTION, congested)
         with self._lock:
             if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
                 refusal = _FULL

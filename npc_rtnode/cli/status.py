@@ -1,0 +1,51 @@
+"""`status`: how the node stands at this moment, in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.admission import AdmissionLedger
+from npc_rtnode.app import MEGABYTE, Station
+from npc_rtnode.cli.console import AsJson, Config, answer, settings_of, table
+from npc_rtnode.domain.admission import Level, judge
+
+
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """Admission, disk, backlog and how many of what, by state; exit 0 open, 3 a person should look."""
+    station = Station(settings_of(config))
+    schema.require_head(station.engine)
+    admission, counts = admission_of(station), station.queries.counts()
+    station.close()
+    if as_json:
+        answer({"admission": admission, "counts": counts})
+    else:
+        table("", ("what", "how it stands"), [*admission.items(), *((k, _flat(v)) for k, v in counts.items())])
+    if admission["level"] != Level.OPEN:
+        raise typer.Exit(3)
+
+
+def admission_of(station: Station) -> dict[str, Any]:
+    """How the door would stand for a caller now, the numbers that decide it, and how often it has been shut."""
+    pages, marks, free = AdmissionLedger(station.sessions), station.marks, station.spool.free_bytes()
+    backlog, changes = pages.backlog(), pages.changes()
+    standing = judge(pages.last(), free, backlog, marks)
+    return {
+        "level": standing.level,
+        "because": str(standing.finding) if standing.finding else "",
+        "free_mb": free // MEGABYTE,
+        "warn_below_mb": round(marks.warn_bytes / MEGABYTE),
+        "refuse_below_mb": round(marks.refuse_bytes / MEGABYTE),
+        "reopen_above_mb": round(marks.reopen_bytes / MEGABYTE),
+        "reserve_mb": station.settings.listener.reserve_free_mb,
+        "backlog": backlog,
+        "max_backlog": marks.max_backlog,
+        "times_shut": changes.get(Level.SHUT, 0),
+        "times_warned": changes.get(Level.LOW, 0),
+    }
+
+
+def _flat(value: Any) -> str:
+    return ", ".join(f"{number} {state}" for state, number in value.items()) if isinstance(value, dict) else str(value)
