@@ -1,6 +1,6 @@
 """May new senders come in? Free space and backlog against their marks, with hysteresis so that the door does not flap.
 
-Three floors of caution (ADR 0019): below the warning mark people are told; below the refusing mark new associations are
+Three floors of caution (ADR 0016): below the warning mark people are told; below the refusing mark new associations are
 rejected as a transient condition, while those that stand go on; below the reserve itself every instance is answered
 A700 (the spool does that). The door opens again only above the reopening mark.
 """

@@ -2,7 +2,7 @@
 
 A study is weighed and its files are removed inside one writing transaction. Writers stand in line (engine.py), so no
 instance can be recorded, and no work taken, between the look and the deed: whoever records a copy afterwards sees that
-the file is gone and writes it anew (pipeline/receive.py, ADR 0019).
+the file is gone and writes it anew (pipeline/receive.py, ADR 0016).
 """
 
 from __future__ import annotations
