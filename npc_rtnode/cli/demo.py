@@ -57,7 +57,7 @@ name = "pacs"
 ae_title = "DEMO_ARCHIVE"
 host = "127.0.0.1"
 port = {pacs}
-objects = ["RTSTRUCT", "SR"]
+objects = ["SEG", "RTSTRUCT", "SR", "PREVIEW", "PDF"]
 """
 
 

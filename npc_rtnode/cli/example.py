@@ -43,7 +43,7 @@ _TABLES: Mapping[str, tuple[Table, ...]] = {
             "ae_title": "PACS",
             "host": "127.0.0.1",
             "port": 11114,
-            "objects": ["RTSTRUCT", "SR"],
+            "objects": ["SEG", "RTSTRUCT", "SR"],
             "test": False,
         },
     ),

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from npc_rtnode.adapters.dicom.kinds import kind_of
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
-from npc_rtnode.adapters.dicom.verify import report_facts, structure_facts
+from npc_rtnode.adapters.dicom.verify import report_facts, segmentation_facts, structure_facts
 from npc_rtnode.adapters.phantoms import PhantomStudy
 from npc_rtnode.adapters.predictions import PredictionFolder
-from npc_rtnode.domain.gates import ContourFacts, ReportFacts
+from npc_rtnode.domain.gates import ContourFacts, ReportFacts, SegmentationFacts
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.rasterising import PlacedRing, dice, rasterise
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
 
 VOLUME_TOLERANCE_CC = 0.001
+AT_THE_PACS = "PDF, PREVIEW, RTSTRUCT, SEG, SR"
 View = dict[str, Any]
 
 
@@ -30,7 +32,7 @@ def compare(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], dice
     kinds = [", ".join(sorted(str(_read(path).kind) for path in arrived)) for arrived in (tps, pacs)]
     checks = [
         _check("objects at the TPS", kinds[0], "RTSTRUCT", kinds[0] == "RTSTRUCT"),
-        _check("objects at the PACS", kinds[1], "RTSTRUCT, SR", kinds[1] == "RTSTRUCT, SR"),
+        _check("objects at the PACS", kinds[1], AT_THE_PACS, kinds[1] == AT_THE_PACS),
     ]
     if all(check["holds"] for check in checks):
         checks += _contents(study, tps, pacs, dice_least)
@@ -44,6 +46,7 @@ def _contents(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], di
     mask = rasterise(placed(structure.contours, stack), stack).mask
     overlap, volume = dice(mask, study.mask), float(mask.sum()) * stack.grid.voxel_cc
     said, agrees = _stage(report, study.stage)
+    apart = int(np.count_nonzero(segmented(segmentation_facts(at_pacs[ObjectKind.SEG]), stack) != mask))
     same = _read(tps[0]).encoded == at_pacs[ObjectKind.RTSTRUCT].encoded
     return [
         _check("grid of the truth", "same" if _same_grid(study, stack) else "other", "same", _same_grid(study, stack)),
@@ -61,6 +64,7 @@ def _contents(study: PhantomStudy, tps: Sequence[Path], pacs: Sequence[Path], di
             True,
             report.measured_from == structure.sop_uid,
         ),
+        _check("voxels SEG other than contours", apart, 0, apart == 0),
         _check("RTSTRUCT bytes TPS = PACS", same, True, same),
         _check(
             "marked unapproved, unverified",
@@ -84,6 +88,15 @@ def placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
     """Contours on the slices that they reference."""
     index = {header.reference: k for k, header in enumerate(stack.slices)}
     return [PlacedRing(index[contour.referenced[0]], contour.points_mm) for contour in contours]
+
+
+def segmented(facts: SegmentationFacts, stack: Stack) -> NDArray[np.bool_]:
+    """The SEG's frames on the slices that they reference."""
+    index = {header.reference: k for k, header in enumerate(stack.slices)}
+    mask = np.zeros(stack.grid.shape, dtype=np.bool_)
+    for frame in facts.frames:
+        mask[index[frame.referenced[0]]] |= frame.pixels
+    return mask
 
 
 def _unapproved(structure: Any, report: Any) -> bool:
