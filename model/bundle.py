@@ -559,16 +559,18 @@ def _make(options: argparse.Namespace) -> int:
     facts = json.loads(options.checkpoint.with_suffix(".json").read_text(encoding="utf-8"))
     measured = json.loads(options.metrics.read_text(encoding="utf-8")) if options.metrics else {}
     grid = facts["grid"]
+    temperature = float(measured.pop("temperature", 1.0))
+    offset = tuple(measured.pop("stage_offset", expected_offset(labels.PAPER_STAGE_COUNTS)))
     recipe = Recipe(
         name=options.name,
         version=options.version,
         network=NetworkConfig.from_dict(facts["network"]),
         grid=GridSpec(tuple(grid["shape"]), tuple(grid["spacing_mm"]), grid["oversample"]),
-        temperature=float(measured.pop("temperature", 1.0)),
+        temperature=temperature,
         metrics={**facts.get("training", {}), **measured},
         centre_offset_mm=tuple(facts["centre_offset_mm"]),
         flip_average=not options.no_flip,
-        stage_offset=expected_offset(labels.PAPER_STAGE_COUNTS),
+        stage_offset=offset,
     )
     bundle = make_bundle(options.out, load_file(options.checkpoint), recipe)
     print(f"{options.out}: {bundle.manifest.name} {bundle.manifest.version}, sha256 {bundle.sha256}")

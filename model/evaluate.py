@@ -1,7 +1,7 @@
 """Measure a bundle on unseen native phantoms through its own door: `make evaluate`.
 
     python -m model.evaluate FOLDER --count 400 --seed 1 --out runs/metrics.json
-    python -m model.evaluate FOLDER --tune 108 --out runs/metrics.json      # also fits the stage temperature
+    python -m model.evaluate FOLDER --tune 108 --out runs/metrics.json      # also calibrates the stage
 
 ``--seed`` draws a fresh external cohort; no seed is met in training or tuning. Dice and average surface distance are
 taken on the native grid in mm (A27); an empty prediction counts as Dice 0 and is listed, its distance is left out.
@@ -24,13 +24,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 
 from model import statistics
-from model.bundle import Bundle, default_bundle, dice_of, read_manifest
+from model.bundle import Bundle, default_bundle, dice_of, expected_offset, read_manifest
 from model.engine import ENGINES
-from model.labels import NO_TUMOUR, STAGES
+from model.labels import NO_TUMOUR, PAPER_STAGE_COUNTS, STAGES
 from model.phantom import Phantom
 from model.phantom.cohorts import Member, external_cohort, free_cohort
 
@@ -142,15 +142,32 @@ def softmax(logits: Floats, temperature: float, offset: Floats = NO_OFFSET) -> F
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def fit_temperature(logits: Floats, truth: Ints, offset: Floats = NO_OFFSET) -> float:
-    """The temperature of least cross-entropy, searched between 0.2 and 10."""
+def fit_calibration(logits: Floats, truth: Ints, prior: Floats = NO_OFFSET) -> tuple[float, Floats]:
+    """Temperature and offset of least cross-entropy; the offset is held near ``prior`` as by ``PRIOR_CASES`` cases.
 
-    def entropy(log_t: float) -> float:
-        chosen = softmax(logits, float(np.exp(log_t)), offset)[np.arange(len(truth)), truth]
-        return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+    The prior is how common the stages are in the population expected, against balanced training. A handful of cases
+    can move it, so it learns what the network itself favours. Temperature between 0.2 and 10, offset up to a constant.
+    """
 
-    found = minimize_scalar(entropy, bounds=(np.log(0.2), np.log(10.0)), method="bounded")
-    return float(np.exp(found.x))
+    def loss(knobs: Floats) -> float:
+        temperature, offset = _opened_up(knobs, prior)
+        chosen = softmax(logits, temperature, offset)[np.arange(len(truth)), truth]
+        held = PRIOR_CASES * float((knobs[1:] ** 2).sum()) / len(truth)
+        return float(-np.log(np.maximum(chosen, 1e-12)).mean()) + held
+
+    free = len(prior) - 1
+    bounds = [(np.log(0.2), np.log(10.0)), *[(-3.0, 3.0)] * free]
+    found = minimize(loss, np.zeros(1 + free), bounds=bounds, method="L-BFGS-B")
+    return _opened_up(found.x, prior)
+
+
+PRIOR_CASES: Final = 1.0
+
+
+def _opened_up(knobs: Floats, prior: Floats) -> tuple[float, Floats]:
+    """log T and all moves of the offset but the last, which makes their sum zero."""
+    moves = np.append(knobs[1:], -knobs[1:].sum())
+    return float(np.exp(knobs[0])), prior + moves
 
 
 def told(rows: Sequence[Row]) -> tuple[Floats, Ints]:
@@ -255,13 +272,14 @@ def result(figures: Mapping[str, Any]) -> str:
     return statistics.result_line(told)
 
 
-def calibrate(folder: Path, count: int, jobs: int, engine: str = "torch") -> float:
-    """The stage temperature of least cross-entropy on the tumours of the inner split, cohort "tune"."""
+def calibrate(folder: Path, count: int, jobs: int, engine: str = "torch") -> dict[str, Any]:
+    """The stage temperature and offset of least cross-entropy on the tumours of the inner split, cohort "tune"."""
     rows = list(measure(folder, [Member("tune", index) for index in range(count)], jobs, engine))
-    probabilities, truth = told(rows)
+    probabilities, truth = told([row for row in rows if row.stage != NO_TUMOUR])
     manifest = read_manifest(folder)
-    offset = np.asarray(manifest.stage_offset)
-    return fit_temperature(logits_of(probabilities, manifest.temperature, offset), truth, offset)
+    logits = logits_of(probabilities, manifest.temperature, np.asarray(manifest.stage_offset))
+    temperature, offset = fit_calibration(logits, truth, np.asarray(expected_offset(PAPER_STAGE_COUNTS)))
+    return {"temperature": temperature, "stage_offset": [round(float(o), 4) for o in offset], "tune_n": len(truth)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -269,10 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     figures: dict[str, Any] = {}
     if options.tune:
-        figures = {
-            "temperature": calibrate(options.folder, options.tune, options.jobs, options.engine),
-            "tune_n": options.tune,
-        }
+        figures = calibrate(options.folder, options.tune, options.jobs, options.engine)
     if options.count:
         members = (*external_cohort(options.seed, options.count), *free_cohort(options.seed, options.free))
         rows = list(measure(options.folder, members, options.jobs, options.engine))
@@ -296,7 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=400, help="tumour phantoms of the external cohort")
     parser.add_argument("--free", type=int, default=50, help="phantoms without tumour")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another cohort")
-    parser.add_argument("--tune", type=int, default=0, help="fit the temperature on this many tuning phantoms")
+    parser.add_argument(
+        "--tune", type=int, default=0, help="fit temperature and offset of the stage on so many tuning phantoms"
+    )
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("--rows", type=Path, help="write one line per phantom here as JSON lines")
     parser.add_argument("--engine", choices=ENGINES, default="torch", help="what the network is run by")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from model import cohort, data, evaluate, preprocess, train
@@ -305,12 +306,29 @@ def test_processes_share_an_epoch_without_meeting(cases):
     assert [stage for pair in zip(*shared, strict=True) for stage in pair] == alone
 
 
-def test_temperature_repairs_overconfidence():
-    """Logits three times too large are answered with a temperature near three."""
+def drawn(count: int, factor: float, offset: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Logits that are ``factor`` too large and lack ``offset``, and stages drawn from what they should have said."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, 1.5, (4000, 4))
-    truth = np.array([rng.choice(4, p=row) for row in evaluate.softmax(logits, 1.0)])
-    assert evaluate.fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.15)
+    logits = rng.normal(0, 1.5, (count, 4))
+    truth = np.array([rng.choice(4, p=row) for row in evaluate.softmax(logits, 1.0, offset)])
+    return factor * logits, truth
+
+
+def test_calibration_repairs_overconfidence_and_favour():
+    """Logits three times too large that favour two stages are answered with both, up to a constant."""
+    favour = np.array((0.6, -0.6, 0.5, -0.5))
+    temperature, offset = evaluate.fit_calibration(*drawn(4000, 3.0, favour))
+    assert temperature == pytest.approx(3, rel=0.15)
+    assert offset - offset.mean() == pytest.approx(favour, abs=0.15)
+
+
+def test_a_stage_that_tuning_lacks_is_not_ruled_out():
+    """A dozen cases of one stage alone move the offset by a little, not without end."""
+    prior = np.array((-1.0, 0.5, 0.5, 0.0))
+    logits = np.random.default_rng(1).normal(0, 1.5, (12, 4))
+    _, offset = evaluate.fit_calibration(logits, np.ones(12, dtype=np.intp), prior)
+    assert 0.3 < (offset - prior)[1]
+    assert np.abs(offset - prior).max() < 2
 
 
 def test_staging_figures_of_a_perfect_reader():
