@@ -23,7 +23,7 @@ from npc_rtnode.errors import NodeError
 DEADLINE_S = 150
 DICE_LEAST = 0.70
 """A GTV that overlaps the truth less than this fails the demo; the bundle's card has the whole distribution."""
-DEMO_INDEX = 1
+DEMO_INDEX = 0
 FINAL = {"DELIVERED", "HELD", "FAILED", "CANCELLED", "QUARANTINED"}
 CONFIG = """\
 [node]
