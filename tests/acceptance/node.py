@@ -55,10 +55,14 @@ def free_port() -> int:
 
 
 def example(**ports: int) -> View:
-    """deploy/example.toml as it is shipped; only the destinations' ports and what a quick test needs are changed."""
+    """deploy/example.toml as it is shipped; only the destinations' ports and what a quick test needs are changed.
+
+    The segmentation is left out too: test_profiles and the demo ask for every kind of object.
+    """
     settings = tomllib.loads((ROOT / "deploy" / "example.toml").read_text("utf-8"))
     for destination in settings["destinations"]:
         destination["port"] = ports[destination["name"]]
+        destination["objects"] = [kind for kind in destination["objects"] if kind != "SEG"]
     settings["assemble"] = {"quiet_s": 1}
     settings["select"] = {"study_quiet_s": 1}
     settings["deliver"] = {"first_retry_s": 1, "longest_retry_s": 2}
