@@ -373,7 +373,8 @@ def test_two_decimals_are_exact_enough(tmp_path: Path, geometry: str) -> None:
     """A profile that writes coordinates to 0.01 mm is released too: Dice 1.0, within 0.01 mm of the plane."""
     wishes = GEOMETRIES[geometry]
     files, stack = make_series(tmp_path, **wishes), stack_for(**wishes)
-    prediction = prediction_of(SHAPES["ragged"](stack.grid.shape))
+    mask = SHAPES["ragged"](stack.grid.shape)
+    prediction = prediction_of(mask, **seen(DicomSeriesReader().volume(files), mask))
     plan = plan_of(orders=(ObjectOrder(ObjectKind.RTSTRUCT, Form(decimals=PROFILES["monaco"].decimals)),))
     results = DicomObjects().judge(stack, files, prediction, plan, DicomObjects().write(stack, files, prediction, plan))
     assert not holding(results)
