@@ -56,6 +56,9 @@ PART_MAX_AGE_S = 3600
 CATCH_UP_S = 2
 """How often the receiver offers the ledger what it did not take while it was away."""
 
+ALARM_S = 6 * 3600
+"""How often the log tells of certificates that end soon."""
+
 
 def utc_now() -> datetime:
     """The clock of the whole node."""
@@ -171,15 +174,19 @@ class ReceiveRole:
     """The listener and what it needs, in a process of its own."""
 
     def __init__(self, settings: Settings) -> None:
+        from npc_rtnode.adapters.dicom.expiry import say_expiries
         from npc_rtnode.adapters.dicom.listener import Listener  # pynetdicom is needed by this role alone
+        from npc_rtnode.adapters.dicom.tls import Credentials
 
         self._station = Station(settings)
         schema.require_head(self._station.engine)
         site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
         self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
         self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
-        self._listener = Listener(settings.listener, self._sink)
-        self._metronome = Metronome([Tick("catch up", self._sink.catch_up, CATCH_UP_S)])
+        credentials = Credentials(settings.tls) if settings.tls.in_force else None
+        self._listener = Listener(settings.listener, self._sink, credentials)
+        alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
+        self._metronome = Metronome([Tick("catch up", self._sink.catch_up, CATCH_UP_S), *alarm])
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
@@ -189,8 +196,10 @@ class ReceiveRole:
             logger.warning("associations that the last process left open", count=lost)
         port = self._listener.start()
         self._metronome.start()
-        _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port})
-        logger.info("listening", host=self._station.settings.listener.host, port=port)
+        ports = self._listener.ports
+        _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port, "ports": ports})
+        said = self._station.settings
+        logger.info("listening", host=said.listener.host, ports=ports, tls=said.tls.in_force)
         return port
 
     def stop(self) -> None:
@@ -218,7 +227,7 @@ class WorkRole:
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
-        self._sender = DicomSender()
+        self._sender = DicomSender(tls=settings.tls)
         self._reader: SeriesReader = DicomSeriesReader()
         self._stopping = threading.Event()
         self._in_hand: set[str] = set()

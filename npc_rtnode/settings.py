@@ -27,6 +27,8 @@ CONTENT_VERSION: Final = 1
 _PLAIN_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+( [\x21-\x5b\x5d-\x7e]+)*")
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, no backslash, no control characters
 
+_CERTIFICATE = re.compile(r"sha256:[0-9a-fA-F]{64}|dns:[A-Za-z0-9._*-]{1,253}|ip:[0-9a-fA-F.:]{2,45}")
+
 
 def _ae_title(text: str) -> str:
     if not _AE_TITLE.fullmatch(text) or text != text.strip() or not text:
@@ -50,6 +52,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _certificate(text: str) -> str:
+    if not _CERTIFICATE.fullmatch(text):
+        raise ValueError("a certificate is named by sha256:64 hexadecimal digits, dns:NAME or ip:ADDRESS")
+    return text.lower()
+
+
 def _pattern(text: str) -> str:
     try:
         pattern = re.compile(text, REGEX_FLAGS)
@@ -63,9 +71,11 @@ def _pattern(text: str) -> str:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Host = Annotated[str, AfterValidator(_host)]
+Certificate = Annotated[str, AfterValidator(_certificate)]
 PlainText = Annotated[str, AfterValidator(_plain_text)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+OtherPort = Annotated[int, Field(ge=1, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -115,13 +125,28 @@ class Peer(_Section):
 
     ae_title: AETitle = Field(description="The calling AE title, case-sensitive.")
     networks: tuple[Network, ...] = Field(min_length=1, description="CIDR networks, e.g. 10.1.2.3/32.")
+    certificates: tuple[Certificate, ...] = Field(
+        (),
+        description="With [tls]: the certificates that speak for this AE title, each as sha256:FINGERPRINT, or by a "
+        "subjectAltName as dns:NAME or ip:ADDRESS.",
+    )
+    plaintext: bool = Field(False, description="With [tls]: it may call listener.plaintext_port, without TLS.")
+    roles: tuple[Literal["store", "commit"], ...] = Field(
+        ("store",), min_length=1, description="store: it may send. commit: it may ask for storage commitment."
+    )
 
 
 class ListenerSettings(_Section):
     """The Storage SCP."""
 
     host: Host = Field("127.0.0.1", description="Address to bind.")
-    port: Port = Field(11112, description="0 takes any free port.")
+    port: Port = Field(11112, description="0 takes any free port. With [tls] in force it speaks TLS alone.")
+    plaintext_port: int = Field(
+        -1,
+        ge=-1,
+        le=65535,
+        description="With [tls], a second port without TLS for peers with plaintext = true; -1: none.",
+    )
     called: tuple[CalledAE, ...] = Field((CalledAE(ae_title="NPC_RTNODE"),), min_length=1)
     peers: tuple[Peer, ...] = Field((), description="Who may send. Nobody else is answered.")
     max_associations: int = Field(20, ge=1, le=200, description="More are rejected as a transient condition.")
@@ -129,6 +154,30 @@ class ListenerSettings(_Section):
     max_object_mb: int = Field(512, ge=1, le=4096, description="A larger object is refused.")
     idle_timeout_s: Seconds = Field(60, description="An association silent for this long is aborted.")
     reserve_free_mb: int = Field(2048, ge=0, description="With less free space than this, nothing is accepted (A700).")
+
+
+class TlsSettings(_Section):
+    """Certificates, PEM files; with them every caller must use mutual TLS (BCP 195), and destinations may."""
+
+    certificate: str = Field("", description="Ours, with its intermediates. Empty: no TLS. Read again when it changes.")
+    key: str = Field("", description="Its private key, not encrypted, readable by the node's user alone.")
+    trusted: str = Field("", description="The authorities whose certificates peers may show.")
+    warn_days: int = Field(30, ge=7, le=365, description="A certificate that ends within so many days is told.")
+
+    @property
+    def in_force(self) -> bool:
+        """Whether this node has certificates."""
+        return bool(self.certificate)
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> TlsSettings:
+        named = [bool(self.certificate), bool(self.key), bool(self.trusted)]
+        if any(named) and not all(named):
+            raise ValueError("certificate, key and trusted are set together or not at all")
+        return self
+
+
+NO_TLS: Final = TlsSettings()
 
 
 class AssembleSettings(_Section):
@@ -204,6 +253,10 @@ class Destination(_Section):
     calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
     timeout_s: Seconds = Field(30, description="Silence that ends an attempt.")
     wall_clock_s: Seconds = Field(120, description="The sending process is killed after this.")
+    tls: bool = Field(False, description="Call it by mutual TLS, with the certificates of [tls].")
+    certificates: tuple[Certificate, ...] = Field(
+        (), description="With tls: the certificates it may answer with, named as in listener.peers; else those of host."
+    )
 
 
 class LogSettings(_Section):
@@ -219,6 +272,7 @@ class Settings(_Section):
     node: NodeSettings = NodeSettings()
     database: DatabaseSettings = DatabaseSettings()
     listener: ListenerSettings = ListenerSettings()
+    tls: TlsSettings = TlsSettings()
     assemble: AssembleSettings = AssembleSettings()
     select: SelectSettings = SelectSettings()
     infer: InferSettings = InferSettings()
@@ -243,6 +297,19 @@ class Settings(_Section):
                 f"listener.peers is empty and listener.host {self.listener.host} is not a loopback address: "
                 "name who may send, or bind to 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_bound(self) -> Settings:
+        if self.tls.in_force:
+            unbound = [p.ae_title for p in self.listener.peers if not (p.certificates or p.plaintext)]
+            if unbound:
+                raise ValueError(
+                    f"listener.peers: {', '.join(unbound)} can never call: [tls] is set, and neither certificates nor "
+                    "plaintext = true says how it may"
+                )
+        elif wanting := [d.name for d in self.destinations if d.tls]:
+            raise ValueError(f"destinations: {', '.join(wanting)} asks for tls, and [tls] names no certificate")
         return self
 
     @property

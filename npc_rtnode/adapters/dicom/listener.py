@@ -45,10 +45,11 @@ from npc_rtnode.adapters.dicom.structure import (
     TRANSFER_SYNTAXES,
     checked_uid,
 )
+from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
-from npc_rtnode.errors import NodeError, Unreadable
+from npc_rtnode.errors import NodeError, TlsFailed, Unreadable
 from npc_rtnode.ports import InstanceSink
-from npc_rtnode.settings import ListenerSettings
+from npc_rtnode.settings import ListenerSettings, Peer
 
 logger = log.get(__name__)
 
@@ -111,6 +112,7 @@ class _Refusal(NamedTuple):
 
 _CALLED_UNKNOWN: Final = _Refusal(1, 1, 7, "called AE title not recognised")
 _CALLING_UNKNOWN: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this address")
+_UNBOUND: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this certificate, or without one")
 _FULL: Final = _Refusal(2, 3, 2, "local limit of associations reached")
 
 _ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 128 contexts take about 90 kB
@@ -143,36 +145,55 @@ _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); eac
 
 
 class Listener:
-    """Answers on one port, for every called AE title of the settings, the peers of the settings and nobody else."""
+    """Answers for every called AE title of the settings, to the peers of the settings and nobody else.
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
+    On one port; with `credentials` that port speaks TLS alone, and `plaintext_port` may be a second one beside it.
+    """
+
+    def __init__(self, settings: ListenerSettings, sink: InstanceSink, credentials: Credentials | None = None) -> None:
         """Nothing is opened before `start`."""
         self._settings = settings
-        self._door = _Door(settings, sink)
-        self._server: _Server | None = None
+        self._credentials = credentials
+        self._door = _Door(settings, sink, credentials is not None)
+        self._servers: list[_Server] = []
 
     def start(self) -> int:
-        """Bind and serve in a thread; returns the port that was bound. OSError when the address cannot be had."""
-        ae = _entity(self._settings)
-        address = (self._settings.host, self._settings.port)
+        """Bind and serve in threads; returns the port that was bound. OSError when an address cannot be had."""
         _QUIET.enter()
         try:
-            server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+            self._serve(self._settings.port, self._credentials)
+            if self._credentials is not None and self._settings.plaintext_port >= 0:
+                self._serve(self._settings.plaintext_port, None)
         except OSError:
+            self._close()
             _QUIET.leave()
             raise
-        server.door = self._door
-        self._server = server
+        return self.ports[0]
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that were bound: the first one, and the plaintext one beside TLS where there is one."""
+        return [int(server.server_address[1]) for server in self._servers]
+
+    def _serve(self, port: int, credentials: Credentials | None) -> None:
+        ae = _entity(self._settings)
+        address = (self._settings.host, port)
+        server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+        server.door, server.credentials = self._door, credentials
+        self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True).start()
-        return int(server.server_address[1])
+
+    def _close(self) -> None:
+        for server in self._servers:
+            socketserver.BaseServer.shutdown(server)
+            server.server_close()
+        self._servers.clear()
 
     def stop(self, grace_s: float) -> None:
         """Take no more, let associations end by themselves for `grace_s` seconds, then abort and cut the rest."""
-        if self._server is None:
+        if not self._servers:
             return
-        socketserver.BaseServer.shutdown(self._server)
-        self._server.server_close()
-        self._server = None
+        self._close()
         _wait_until(self._door.empty, grace_s)
         self._door.cut_all()
         _QUIET.leave()
@@ -214,22 +235,36 @@ def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
 class AccessList:
     """The settings' called titles and peers, ready to be asked; an empty list of peers admits nobody."""
 
-    def __init__(self, settings: ListenerSettings) -> None:
-        """Networks are parsed once (`ipaddress`, never a string prefix)."""
+    def __init__(self, settings: ListenerSettings, tls: bool = False) -> None:
+        """Networks are parsed once (`ipaddress`, never a string prefix); `tls`: whether this node has certificates."""
         self._called = frozenset(called.ae_title for called in settings.called)
-        self._peers = [(peer.ae_title, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._peers = [(peer, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._tls = tls
 
     def knows_address(self, ip: str) -> bool:
         """Whether any peer may call from there at all: asked before a byte is parsed."""
         return any(_within(ip, networks) for _, networks in self._peers)
 
-    def refusal(self, info: AssociationInfo) -> _Refusal | None:
-        """Why this caller is refused, or None."""
+    def refusal(self, info: AssociationInfo, shown: Shown | None = None) -> _Refusal | None:
+        """Why this caller, with what its certificate has shown (None: no TLS), is refused, or None."""
         if info.called_ae not in self._called:
             return _CALLED_UNKNOWN
-        if not any(title == info.calling_ae and _within(info.peer_ip, networks) for title, networks in self._peers):
+        if not self._claimed(info):
             return _CALLING_UNKNOWN
-        return None
+        return None if self.peer(info, shown) else _UNBOUND
+
+    def peer(self, info: AssociationInfo, shown: Shown | None = None) -> Peer | None:
+        """Who this is, by title, address and certificate together; its roles say what it may do."""
+        return next((peer for peer in self._claimed(info) if self._vouched(peer, shown)), None)
+
+    def _claimed(self, info: AssociationInfo) -> list[Peer]:
+        """Whom the caller says that it is, as far as its address allows."""
+        return [p for p, networks in self._peers if p.ae_title == info.calling_ae and _within(info.peer_ip, networks)]
+
+    def _vouched(self, peer: Peer, shown: Shown | None) -> bool:
+        if shown is None:
+            return peer.plaintext or not self._tls
+        return not shown.names.isdisjoint(peer.certificates)
 
 
 def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
@@ -245,10 +280,11 @@ def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Networ
 class _Door:
     """What all connections of one listener share: the access list, the counts and the sink."""
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink) -> None:
+    def __init__(self, settings: ListenerSettings, sink: InstanceSink, tls: bool = False) -> None:
         self.settings = settings
         self.object_limit = settings.max_object_mb << 20
-        self._access = AccessList(settings)
+        self._access = AccessList(settings, tls)
+        self._shaking: Counter[str] = Counter()  # TLS handshakes under way, by address
         self._sink = sink
         self._lock = threading.Lock()
         self._open: set[_Association] = set()
@@ -270,8 +306,19 @@ class _Door:
             self._note_stranger(ip)
             return False
         with self._lock:
-            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted)
+            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted) + self._shaking
         return waiting.total() < _WAITING_ROOM and waiting[ip] < _WAITING_ROOM_PER_ADDRESS
+
+    @contextlib.contextmanager
+    def shaking_hands(self, ip: str) -> Iterator[None]:
+        """A TLS handshake is under way: it waits in the same room as a connection without an association."""
+        with self._lock:
+            self._shaking[ip] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shaking[ip] -= 1
 
     def entered(self, assoc: _Association) -> None:
         """A connection was accepted."""
@@ -280,7 +327,8 @@ class _Door:
 
     def judge(self, assoc: _Association) -> _Refusal | None:
         """Admit the association and count it, or say why not."""
-        refusal = self._access.refusal(assoc.info)
+        refusal = self._access.refusal(assoc.info, assoc.shown)
+        assoc.peer = self._access.peer(assoc.info, assoc.shown)
         with self._lock:
             if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
                 refusal = _FULL
@@ -375,6 +423,7 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
     request_queue_size = 128
     door: _Door
+    credentials: Credentials | None = None
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # socketserver's signature
         """Before any byte is parsed; on False the socket is closed."""
@@ -390,10 +439,26 @@ class _Server(ThreadedAssociationServer):
 
 class _Handler(RequestHandler):
     server: _Server
+    _shown: Shown | None = None
+
+    def handle(self) -> None:
+        """TLS first, in this connection's own thread: who is silent holds up nobody else (row 14)."""
+        try:
+            self._secure()
+        except TlsFailed as error:
+            logger.warning("TLS refused", because=error.detail, peer_ip=self.client_address[0])
+        else:
+            super().handle()
+
+    def _secure(self) -> None:
+        if self.server.credentials is not None:
+            with self.server.door.shaking_hands(str(self.client_address[0])):
+                self.request, self._shown = shake_hands(self.request, self.server.credentials.context())
 
     def _create_association(self) -> _Association:
         """As pynetdicom's, with our association and socket."""
         assoc = _Association(self.ae, self.server, str(self.client_address[0]))
+        assoc.shown = self._shown
         connection: socket.socket = self.request
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assoc.set_socket(_Socket(assoc, connection))
@@ -497,6 +562,8 @@ class _Association(Association):
         self.door = server.door
         self.peer_ip = peer_ip
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
+        self.shown: Shown | None = None  # of the certificate; None without TLS
+        self.peer: Peer | None = None
         self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
@@ -579,6 +646,7 @@ class _Gate(ACSE):
         try:
             refusal = self._judge()
             if refusal is None:
+                self._offer_by_role()
                 super()._negotiate_as_acceptor()
         except _STUMBLES as error:
             logger.warning("association request not understood", because=type(error).__name__)
@@ -589,6 +657,12 @@ class _Gate(ACSE):
             self.assoc.kill()  # returns once the A-ASSOCIATE-RJ is on the wire and the connection closed
         elif self.assoc.is_established:
             self.assoc.door.opened(self.assoc)
+
+    def _offer_by_role(self) -> None:
+        """Storage for those who may send; C-ECHO for everybody who was let in."""
+        roles = self.assoc.peer.roles if self.assoc.peer else ()
+        offered = self.acceptor.supported_contexts
+        self.acceptor.supported_contexts = [c for c in offered if _role_for(str(c.abstract_syntax)) in {"", *roles}]
 
     def _judge(self) -> _Refusal | None:
         request = self.requestor.primitive
@@ -601,6 +675,11 @@ class _Gate(ACSE):
             peer_ip=self.assoc.peer_ip,
         )
         return self.assoc.door.judge(self.assoc)
+
+
+def _role_for(abstract_syntax: str) -> str:
+    """The role that a peer needs for this SOP Class; none for C-ECHO."""
+    return "" if abstract_syntax == Verification else "store"
 
 
 class _Meter(DIMSEServiceProvider):
