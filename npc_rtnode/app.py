@@ -35,6 +35,7 @@ from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.domain.closing import Patience
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault
 from npc_rtnode.pipeline.assemble import Assembler
@@ -180,8 +181,9 @@ class ReceiveRole:
 
         self._station = Station(settings)
         schema.require_head(self._station.engine)
-        site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
-        self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
+        site_key, waits = self._station.home.site_key(), settings.assemble
+        released_s = min(waits.released_s, waits.quiet_s)
+        self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
         self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
         self._listener = Listener(settings.listener, self._sink, credentials)
@@ -268,7 +270,13 @@ class WorkRole:
         ]
 
     def _assemble(self) -> Callable[[], int]:
-        assembler = Assembler(self._series, self._station.spool, self._reader, utc_now)
+        from npc_rtnode.adapters.dicom.archive import Archives
+
+        settings = self._station.settings
+        waits = settings.assemble
+        patience = Patience(waits.quiet_s, waits.released_s, waits.asked_apart_s)
+        sources = Archives(settings.archives, settings.tls)
+        assembler = Assembler(self._series, self._station.spool, self._reader, utc_now, patience, sources)
 
         def look() -> int:
             closed = assembler.run()

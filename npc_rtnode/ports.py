@@ -16,6 +16,7 @@ from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     Arrival,
+    Asked,
     AssociationInfo,
     Choice,
     Closing,
@@ -167,11 +168,30 @@ class SeriesPages(Protocol):
     def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out."""
 
+    def asked(self, series: OpenSeries, answer: Asked) -> None:
+        """Record what the source said."""
+
+    def wait(self, series: OpenSeries, until: datetime) -> None:
+        """Look again then, unless an instance has come since."""
+
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""
 
     def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
         """Judging it went wrong: look again later, set it apart at the third time."""
+
+
+class Sources(Protocol):
+    """The systems that hold what is sent to us, and can be asked about it (adapters/dicom/archive)."""
+
+    def answers_for(self, calling_ae: str) -> bool:
+        """Whether there is one for what this AE title sends."""
+
+    def name(self, calling_ae: str) -> str:
+        """What the settings call it."""
+
+    def count(self, calling_ae: str, study_uid: str, series_uid: str) -> int | None:
+        """How many instances it has of the series, None where it does not say; raises PeerError."""
 
 
 class StudyPages(Protocol):

@@ -184,6 +184,14 @@ class AssembleSettings(_Section):
     """When a series counts as complete."""
 
     quiet_s: Seconds = Field(30, description="No new instance for this long, and geometrically whole: complete.")
+    released_s: Pause = Field(
+        5,
+        description="The same, after the sender released the one association that brought all of the series; and when "
+        "an archive that answers for the sender is first asked.",
+    )
+    asked_apart_s: Seconds = Field(
+        5, description="An archive that has as many instances as are here, said twice this far apart: complete."
+    )
 
 
 class SelectSettings(_Section):
@@ -259,6 +267,23 @@ class Destination(_Section):
     )
 
 
+class Archive(_Section):
+    """A system that we may call: to ask what a series should have, to report commitment to, to pull studies from."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Short name used by the CLI and in logs.")
+    ae_title: AETitle
+    host: Host
+    port: OtherPort
+    answers_for: tuple[AETitle, ...] = Field(
+        (), description="Calling AE titles whose series it holds: it is asked before one of theirs is closed."
+    )
+    calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
+    timeout_s: Seconds = Field(10, description="Silence that ends a call.")
+    wall_clock_s: Seconds = Field(30, description="The calling process is killed after this, or this after an answer.")
+    tls: bool = Field(False, description="Call it by mutual TLS, with the certificates of [tls].")
+    certificates: tuple[Certificate, ...] = Field((), description="As at destinations.")
+
+
 class LogSettings(_Section):
     """What is said while running."""
 
@@ -279,14 +304,27 @@ class Settings(_Section):
     content: ContentSettings = ContentSettings()
     deliver: DeliverSettings = DeliverSettings()
     destinations: tuple[Destination, ...] = ()
+    archives: tuple[Archive, ...] = ()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
-        names = [destination.name for destination in self.destinations]
-        if len(names) != len(set(names)):
+        for what, named in (("destinations", self.destinations), ("archives", self.archives)):
+            names = [one.name for one in named]
+            if len(names) != len(set(names)):
+                raise ValueError(
+                    f"{what}: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reports_find_their_way(self) -> Settings:
+        known = {archive.ae_title for archive in self.archives}
+        lost = [p.ae_title for p in self.listener.peers if "commit" in p.roles and p.ae_title not in known]
+        if lost:
             raise ValueError(
-                f"destinations: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+                f"listener.peers: {', '.join(lost)} may ask for commitment, and no [[archives]] of that AE title says "
+                "where the report goes"
             )
         return self
 
@@ -308,8 +346,8 @@ class Settings(_Section):
                     f"listener.peers: {', '.join(unbound)} can never call: [tls] is set, and neither certificates nor "
                     "plaintext = true says how it may"
                 )
-        elif wanting := [d.name for d in self.destinations if d.tls]:
-            raise ValueError(f"destinations: {', '.join(wanting)} asks for tls, and [tls] names no certificate")
+        elif wanting := [one.name for one in (*self.destinations, *self.archives) if one.tls]:
+            raise ValueError(f"{', '.join(wanting)}: tls is asked for, and [tls] names no certificate")
         return self
 
     @property
@@ -324,6 +362,14 @@ class Settings(_Section):
                 return destination
         known = ", ".join(d.name for d in self.destinations) or "none"
         raise ConfigFault(f"no destination is called {name!r}; configured: {known}")
+
+    def archive(self, name: str) -> Archive:
+        """The archive of that name; ConfigFault names the ones there are."""
+        for archive in self.archives:
+            if archive.name == name:
+                return archive
+        known = ", ".join(one.name for one in self.archives) or "none"
+        raise ConfigFault(f"no archive is called {name!r}; configured: {known}")
 
 
 def is_loopback(host: str) -> bool:

@@ -6,7 +6,7 @@ Units stand in the names; arrays are `[slice, row, column]`, points LPS millimet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -173,6 +173,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a source said when it was asked how many instances a series has; None: no answer, and why."""
+
+    at: datetime
+    source: str
+    instances: int | None
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """How a quiet series was judged: CLOSED_WHOLE, CLOSED_PARTIAL or QUARANTINED, and in whose words."""
 
@@ -241,6 +251,14 @@ class OpenSeries:
     state: SeriesState = (
         SeriesState.COMPLETE
     )  # as it was seen: a choice on a series that has moved on counts for nothing
+
+    calling_ae: str = ""  # who sent last
+    released_alone: bool = False  # one association brought all there is, and was released
+    asked: tuple[Asked, ...] = ()  # what its source was asked, oldest first
+
+    def with_answer(self, answer: Asked) -> OpenSeries:
+        """The same with one answer more."""
+        return replace(self, asked=(*self.asked, answer))
 
     @property
     def seen(self) -> int:
