@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.desk import Desk
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
@@ -40,6 +41,7 @@ from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
+from npc_rtnode.pipeline.commit import Committer, Requests
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
@@ -186,7 +188,8 @@ class ReceiveRole:
         self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
         self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
-        self._listener = Listener(settings.listener, self._sink, credentials)
+        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
+        self._listener = Listener(settings.listener, self._sink, credentials, commitments)
         alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
         self._metronome = Metronome([Tick("catch up", self._sink.catch_up, CATCH_UP_S), *alarm])
 
@@ -264,6 +267,7 @@ class WorkRole:
                 Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
+            Tick("commit", self._until_none(self._committer().run), 2),
             Tick(
                 "recover", lambda: self._pages.recover(utc_now(), self._in_hand), 15, wakes=("infer", "write", *sending)
             ),
@@ -324,6 +328,13 @@ class WorkRole:
             destinations=self._station.settings.destinations,
             barrier=self._barrier(COMPUTE),
         )
+
+    def _committer(self) -> Committer:
+        from npc_rtnode.adapters.dicom.commitment import CommitmentReporter
+
+        settings = self._station.settings
+        reporter = CommitmentReporter(settings.archives, settings.tls)
+        return Committer(CommitmentLedger(self._station.sessions), self._station.spool, reporter, utc_now)
 
     def _deliverer(self, destination: Destination) -> Deliverer:
         deliver = self._station.settings.deliver

@@ -20,8 +20,12 @@ from npc_rtnode.domain.records import (
     AssociationInfo,
     Choice,
     Closing,
+    CommitmentInHand,
+    CommitmentReport,
+    CommitmentRequest,
     DeliveryInHand,
     Finding,
+    Holding,
     InstanceIdentity,
     JobInHand,
     Lease,
@@ -74,6 +78,39 @@ class InstanceSink(Protocol):
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended: released, aborted or lost."""
+
+
+class CommitmentSink(Protocol):
+    """What the listener hands requests for storage commitment to (pipeline/commit)."""
+
+    def request(self, request: CommitmentRequest) -> None:
+        """Durable before it returns; raises LedgerUnavailable."""
+
+
+class CommitmentPages(Protocol):
+    """The ledger as answering those requests needs it."""
+
+    def request(self, request: CommitmentRequest, now: datetime) -> None:
+        """A transaction is owed its report; asked for again, it is owed it again."""
+
+    def due(self, now: datetime) -> CommitmentInHand | None:
+        """The oldest that is owed its report now."""
+
+    def held(self, sop_uids: Sequence[str]) -> list[Holding]:
+        """Every content that is kept of these instances."""
+
+    def reported(self, commitment: CommitmentInHand, report: CommitmentReport, now: datetime) -> None:
+        """The requester has its report."""
+
+    def failed(self, commitment: CommitmentInHand, decision: Decision, now: datetime) -> None:
+        """Postpone or give up."""
+
+
+class Reporter(Protocol):
+    """How a report reaches who asked for it."""
+
+    def report(self, ae_title: str, transaction_uid: str, report: CommitmentReport) -> None:
+        """N-EVENT-REPORT; returns only when that very report was accepted, else raises a PeerError."""
 
 
 class DatasetReader(Protocol):

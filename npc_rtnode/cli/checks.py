@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npc_rtnode.adapters.database import health, schema
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.app import Home, Station
 from npc_rtnode.errors import NodeError
 from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings, TlsSettings
@@ -98,6 +99,15 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     refused, back = counts["rejected_associations"], counts["came_back"]
     said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
     yield Check("traffic", GOOD, said)
+    yield _commitments(CommitmentLedger(station.sessions).counts())
+
+
+def _commitments(counts: dict[str, int]) -> Check:
+    """What is owed to who asked whether its instances are safe here."""
+    owed, failed = counts.get("PENDING", 0), counts.get("FAILED", 0)
+    said = f"{counts.get('REPORTED', 0)} reported, {owed} owed, {failed} given up"
+    fix = "the log names the reason; the requester may ask again" if failed else ""
+    return Check("storage commitment", WARNING if failed else GOOD, said, fix)
 
 
 def _coded(error: NodeError | OSError) -> str:

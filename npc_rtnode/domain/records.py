@@ -87,6 +87,53 @@ class Arrival:
     differs_in: tuple[str, ...] = ()  # keywords of the elements in which it is not the copy that is kept
 
 
+# --- storage commitment -----------------------------------------------------------------------------------------------
+
+
+ObjectName = tuple[str, str]
+"""SOP Class UID and SOP Instance UID."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """A peer asks whether these instances are safe here (PS3.4 J.3.2)."""
+
+    calling_ae: str
+    transaction_uid: str
+    wanted: tuple[ObjectName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One content that is kept of an instance."""
+
+    sop_uid: str
+    sop_class_uid: str
+    sha256: str
+    counts: bool = True  # it is the instance's content, or another encoding of it
+    in_conflict: bool = False  # another content under a UID that has one; nobody has chosen yet
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What is committed, and with which FailureReason (0008,1197) the rest is not."""
+
+    committed: tuple[ObjectName, ...]
+    refused: tuple[tuple[ObjectName, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentInHand:
+    """A request that is owed its report; `attempts` counts the one that begins now."""
+
+    commitment_id: int
+    calling_ae: str
+    transaction_uid: str
+    wanted: tuple[ObjectName, ...]
+    attempts: int
+    requested_at: datetime
+
+
 # --- assemble, select -------------------------------------------------------------------------------------------------
 
 

@@ -184,8 +184,8 @@ def _child(pipe: Connection, parent: int, work: Callable[..., None], order: tupl
         pipe.send(("done", None))
 
 
-def associate(call: Call, contexts: list[PresentationContext]) -> Association:
-    """An established association, or the reason why there is none."""
+def associate(call: Call, contexts: list[PresentationContext], **more: Any) -> Association:
+    """An established association, or the reason why there is none; `more` is pynetdicom's (`ext_neg`)."""
     ae = AE(call.calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = call.timeout_s
     ae.connection_timeout = min(call.timeout_s, _CONNECT_TIMEOUT_S)
@@ -196,6 +196,7 @@ def associate(call: Call, contexts: list[PresentationContext]) -> Association:
         "contexts": contexts,
         "ae_title": call.called_ae,
         "evt_handlers": [(evt.EVT_CONN_OPEN, _on_connected, [call.timeout_s, connected])],
+        **more,
         "tls_args": (client_context(call.tls, call.certificates, failures), call.host) if call.tls else None,
     }
     try:

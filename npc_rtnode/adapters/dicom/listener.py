@@ -33,12 +33,13 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimseServiceType
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, DimseServiceType
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from npc_rtnode import log
+from npc_rtnode.adapters.dicom.commitment import PUSH_MODEL, is_request, read_request
 from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION,
@@ -46,9 +47,9 @@ from npc_rtnode.adapters.dicom.structure import (
     checked_uid,
 )
 from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, CommitmentRequest, ReceivedInstance, StoreOutcome
 from npc_rtnode.errors import NodeError, TlsFailed, Unreadable
-from npc_rtnode.ports import InstanceSink
+from npc_rtnode.ports import CommitmentSink, InstanceSink
 from npc_rtnode.settings import ListenerSettings, Peer
 
 logger = log.get(__name__)
@@ -99,6 +100,7 @@ STATUS: Final = {  # PS3.4 B.2.3: what a sender is told of each outcome
     StoreOutcome.UNREADABLE: _Answer(0xC000, "Data set is truncated, malformed or unidentified"),
     StoreOutcome.NO_RESOURCES: _Answer(0xA700, "Out of resources for now, please send again"),
 }
+_SUCCESS, _NO_RESOURCES, _NO_SUCH_ACTION, _INVALID_ARGUMENT = 0x0000, 0x0213, 0x0123, 0x0115  # of N-ACTION, PS3.7 C
 _WRONG_CLASS: Final = _Answer(0xA900, "SOP Class is not that of the presentation context")
 _BAD_COMMAND: Final = _Answer(0xC000, "The command lacks a valid SOP Class or Instance UID")
 
@@ -150,11 +152,19 @@ class Listener:
     On one port; with `credentials` that port speaks TLS alone, and `plaintext_port` may be a second one beside it.
     """
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink, credentials: Credentials | None = None) -> None:
-        """Nothing is opened before `start`."""
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        sink: InstanceSink,
+        credentials: Credentials | None = None,
+        commitments: CommitmentSink | None = None,
+    ) -> None:
+        """Nothing is opened before `start`. Without `commitments` the service is not offered."""
         self._settings = settings
         self._credentials = credentials
+        self._commitments = commitments
         self._door = _Door(settings, sink, credentials is not None)
+        self._door.commitments = commitments
         self._servers: list[_Server] = []
 
     def start(self) -> int:
@@ -177,6 +187,8 @@ class Listener:
 
     def _serve(self, port: int, credentials: Credentials | None) -> None:
         ae = _entity(self._settings)
+        if self._commitments is not None:
+            ae.add_supported_context(PUSH_MODEL, [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
         address = (self._settings.host, port)
         server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
         server.door, server.credentials = self._door, credentials
@@ -284,6 +296,7 @@ class _Door:
         self.settings = settings
         self.object_limit = settings.max_object_mb << 20
         self._access = AccessList(settings, tls)
+        self.commitments: CommitmentSink | None = None
         self._shaking: Counter[str] = Counter()  # TLS handshakes under way, by address
         self._sink = sink
         self._lock = threading.Lock()
@@ -365,6 +378,23 @@ class _Door:
                 )
             )
         return _status(STATUS[outcome])
+
+    def on_action(self, event: Any) -> tuple[int, None]:
+        """N-ACTION for storage commitment: Success once the request is in the ledger, its answer comes later."""
+        request, status = event.request, _NO_RESOURCES
+        if self.commitments is None or not is_request(request):
+            return _NO_SUCH_ACTION, None
+        with _sink_faults():
+            try:
+                encoded = request.ActionInformation.getvalue() if request.ActionInformation else b""
+                transaction, wanted = read_request(encoded, uid.UID(event.context.transfer_syntax))
+                asked = CommitmentRequest(event.assoc.info.calling_ae, transaction, wanted)
+                self.commitments.request(asked)
+                status = _SUCCESS
+            except Unreadable as error:
+                logger.warning("commitment request refused", because=error.detail)
+                status = _INVALID_ARGUMENT
+        return status, None
 
     def cut_all(self) -> None:
         """Abort, then close under whoever is still there; a stalled peer cannot hold this up."""
@@ -470,6 +500,7 @@ class _Handler(RequestHandler):
         assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
         assoc.requestor.address_info = self.remote
         assoc.bind(evt.EVT_C_STORE, self.server.door.on_store)
+        assoc.bind(evt.EVT_N_ACTION, self.server.door.on_action)
         assoc.bind(evt.EVT_ACSE_RECV, _note_loss)
         self.server.door.entered(assoc)
         return assoc
@@ -604,14 +635,14 @@ class _Association(Association):
             self.dul.socket._shutdown_socket()
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Only C-STORE and C-ECHO, in a negotiated context; everything else is an abort."""
+        """Only C-STORE, C-ECHO and N-ACTION, each in a context negotiated for it; everything else is an abort."""
         context = self._accepted_cx.get(context_id)
-        if context is None or not isinstance(msg, (C_STORE, C_ECHO)) or msg.MessageID is None:
+        if context is None or not _is_ours(msg, str(context.abstract_syntax)):
             self.abort(block=False)
             return
         fault = _command_fault(msg, str(context.abstract_syntax)) if isinstance(msg, C_STORE) else None
         if fault:
-            self._answer(msg.MessageID, context_id, fault)
+            self._answer(msg.MessageID or 0, context_id, fault)
         else:
             super()._serve_request(msg, context_id)
         self.dul._idle_timer.restart()  # the time that the sink took was not silence of the peer
@@ -624,6 +655,12 @@ class _Association(Association):
         response.Status = answer.status
         response.ErrorComment = answer.comment  # type: ignore[assignment]  # the library's None is a default, not a type
         self.dimse.send_msg(response, context_id)
+
+
+def _is_ours(msg: DimseServiceType, abstract_syntax: str) -> bool:
+    if not isinstance(msg, (C_STORE, C_ECHO, N_ACTION)) or msg.MessageID is None:
+        return False
+    return isinstance(msg, N_ACTION) == (abstract_syntax == PUSH_MODEL)
 
 
 def _command_fault(request: C_STORE, abstract_syntax: str) -> _Answer | None:
@@ -659,7 +696,7 @@ class _Gate(ACSE):
             self.assoc.door.opened(self.assoc)
 
     def _offer_by_role(self) -> None:
-        """Storage for those who may send; C-ECHO for everybody who was let in."""
+        """What its roles allow: storage, commitment; C-ECHO for everybody who was let in."""
         roles = self.assoc.peer.roles if self.assoc.peer else ()
         offered = self.acceptor.supported_contexts
         self.acceptor.supported_contexts = [c for c in offered if _role_for(str(c.abstract_syntax)) in {"", *roles}]
@@ -679,7 +716,7 @@ class _Gate(ACSE):
 
 def _role_for(abstract_syntax: str) -> str:
     """The role that a peer needs for this SOP Class; none for C-ECHO."""
-    return "" if abstract_syntax == Verification else "store"
+    return {str(Verification): "", str(PUSH_MODEL): "commit"}.get(abstract_syntax, "store")
 
 
 class _Meter(DIMSEServiceProvider):
