@@ -368,6 +368,7 @@ class JobInHand:
     settings_hash: str
     indication: str
     content_at: datetime
+    supersedes: str = ""  # the work key of the series' newest result that was sent, where there is one
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,8 @@ class ObjectPlan:
     """All that shapes the objects besides the images and the prediction; the same plan gives the same bytes.
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
-    marked as one of ours; result_revision: 1 for the first result of a series revision.
+    marked as one of ours; result_revision: 1 for the first result of a series revision; supersedes: the work key of the
+    result of this series that was sent before, empty for none.
     """
 
     work_key: str
@@ -87,6 +88,7 @@ class ObjectPlan:
     findings: tuple[Finding, ...]
     phantom: bool
     result_revision: int
+    supersedes: str = ""
 
     @property
     def local_time(self) -> datetime:
@@ -98,6 +100,10 @@ class ObjectPlan:
     def uid(self, what: str) -> str:
         """The UID of one thing in this result: object, series or tracked lesion."""
         return derived_uid(self.work_key, what)
+
+    def superseded_uid(self, what: str) -> str | None:
+        """The UID of the same thing in the result that this one replaces; None where it replaces none."""
+        return derived_uid(self.supersedes, what) if self.supersedes else None
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Writer:
             findings=case.prediction.findings,
             phantom=case.phantom,
             result_revision=job.result_revision,
+            supersedes=job.supersedes,
         )
 
     def _result(

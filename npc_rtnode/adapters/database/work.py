@@ -260,7 +260,20 @@ def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
         settings_hash=row.settings_hash,
         indication=row.indication,
         content_at=row.content_at,
+        supersedes=_superseded(session, row),
     )
+
+
+def _superseded(session: Session, row: JobRow) -> str:
+    """The work key of the newest earlier result of this series, of whichever revision, that somebody was sent."""
+    sent = (
+        select(JobRow.work_key)
+        .join(SeriesRow)
+        .join(ObjectRow)
+        .join(DeliveryRow)
+        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id, DeliveryRow.sent_at.is_not(None))
+    )
+    return session.scalar(sent.order_by(JobRow.id.desc()).limit(1)) or ""
 
 
 def _no_longer_wanted(row: JobRow) -> str | None:

@@ -124,6 +124,15 @@ def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, 
     ds.StructureSetDescription = content.description
     ds.StructureSetDate, ds.StructureSetTime = ds.InstanceCreationDate, ds.InstanceCreationTime
     ds.ApprovalStatus = "UNAPPROVED"
+    _name_predecessor(ds, plan)
+
+
+def _name_predecessor(ds: Dataset, plan: ObjectPlan) -> None:
+    """PredecessorStructureSetSequence (PS3.3 C.8.8.5): the structure set of the same series that was sent before."""
+    if replaced := plan.superseded_uid(ObjectKind.RTSTRUCT.value):
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = RTStructureSetStorage, replaced
+        ds.PredecessorStructureSetSequence = [item]
 
 
 def _describe_roi(roi: Dataset, content: ReportContent, plan: ObjectPlan) -> None:
