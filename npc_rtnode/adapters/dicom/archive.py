@@ -76,7 +76,8 @@ def series_of(
     """The series of a study; raises PeerError."""
     keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "Modality": modality}
     rows = _ask(archive, tls, {"QueryRetrieveLevel": "SERIES", **keys, "NumberOfSeriesRelatedInstances": ""})
-    wanted = [row for row in rows if not series_uid or row["SeriesInstanceUID"] == series_uid]
+    asked = {"SeriesInstanceUID": series_uid, "Modality": modality}
+    wanted = [row for row in rows if all(row[key] == value for key, value in asked.items() if value)]
     return [
         Found(study_uid, row["SeriesInstanceUID"], _number(row["NumberOfSeriesRelatedInstances"])) for row in wanted
     ]

@@ -1,12 +1,15 @@
-"""Completeness by C-FIND: the node asks Orthanc how many instances a series has, while Orthanc is still filling."""
+"""Orthanc as an archive that is asked, fetched from, and answered: completeness by C-FIND while it is still filling,
+backfill by C-MOVE, and storage commitment."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.dicom.archive import Archives, series_of, studies_of
 from npc_rtnode.errors import AssociationRejected, NotFound, Unreachable
 from npc_rtnode.settings import NO_TLS, Archive
@@ -40,6 +43,7 @@ def settings(tps: Storescp, unstarted: Orthanc) -> View:
     made = example(tps=tps.port, pacs=unstarted.port)
     made["assemble"] = {"quiet_s": QUIET_S, "released_s": 1, "asked_apart_s": 2}
     made["select"] = {"study_quiet_s": 600}  # what comes after closing is told elsewhere
+    made["listener"]["peers"][0]["roles"] = ["store", "commit"]
     made["archives"][0] |= {"port": unstarted.port, "answers_for": ["PACS"]}
     return made
 
@@ -111,3 +115,74 @@ def series_reference(node: Node, uid: str) -> str:
     view = node.study(uid)
     assert view is not None
     return str(view["study"])
+
+
+# --- backfill ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_fetched_by_its_accession_number(node: Node, pacs: Orthanc, folder: Path) -> None:
+    """`pull` has Orthanc send it: it comes through the listener as from any sender, and who wanted it is on record."""
+    study = make_study(folder / "sent", "older", accession_number="A-2024-17")
+    scan(pacs, folder, study.files)
+    ask = ("pull", "--accession", "A-2024-17", "--reason", "backfill of last year")
+    planned = node.cli(*ask, "--dry-run")
+    assert (planned.returncode, node.series(study.uid)) == (0, []), planned.stderr
+    assert f"a series of {len(study.files)} instances is fetched from pacs" in planned.stdout
+    done = node.cli(*ask)
+    assert done.returncode == 0, done.stderr
+    (series,) = node.series(study.uid)
+    assert series["instances"] == len(study.files)
+    assert [one["calling_ae"] for one in series["associations"]] == ["PACS"]
+    told = [e for e in node.queries.history(series_reference(node, study.uid)) if e["event"].startswith("PULL")]
+    assert [e["event"] for e in told] == ["PULL_ASKED", "PULLED"]
+    assert told[1]["detail"] == {
+        "reason": "backfill of last year",
+        "archive": "pacs",
+        "came": len(study.files),
+        "failed": 0,
+    }
+    assert all(e["actor"].startswith("operator:") for e in told)
+
+
+def test_what_cannot_be_fetched_is_told(node: Node, pacs: Orthanc) -> None:
+    """An accession number that nothing has, an archive that nobody named: exit 2, and the words say which."""
+    unknown = node.cli("pull", "--accession", "NO-SUCH", "--reason", "x")
+    assert (unknown.returncode, "E: NOT_FOUND" in unknown.stderr) == (2, True), unknown.stderr
+    nobody = node.cli("pull", "--accession", "A", "--from", "elsewhere", "--reason", "x")
+    assert (nobody.returncode, "no archive is called" in nobody.stderr) == (2, True), nobody.stderr
+
+
+# --- storage commitment -----------------------------------------------------------------------------------------------
+
+
+def commitment(pacs: Orthanc, names: list[tuple[str, str]]) -> str:
+    """Have Orthanc ask the node for commitment of these instances; Orthanc's own name of the transaction."""
+    body = {"DicomInstances": [{"SOPClassUID": sop_class, "SOPInstanceUID": uid} for sop_class, uid in names]}
+    return str(json.loads(pacs.fetch("/modalities/node/storage-commitment", body))["ID"])
+
+
+def test_orthanc_is_told_what_is_safe_here(node: Node, pacs: Orthanc, folder: Path) -> None:
+    """Orthanc asks by N-ACTION and is told by N-EVENT-REPORT on an association of ours: of what it has sent, Success;
+    with one that never came, Failure, by its reason."""
+    study = make_study(folder / "sent", "committed")
+    Storescu(node.port, folder / "storescu").send_all(study.files)
+    names = [(item.sop_class, item.sop_uid) for item in study.slices]
+    whole, lacking = commitment(pacs, names), commitment(pacs, [*names[:2], (names[0][0], "1.2.3.4.5")])
+    for each, status in ((whole, "Success"), (lacking, "Failure")):
+        node.wait_for(lambda each=each: pacs.get(f"/storage-commitment/{each}")["Status"] != "Pending", 60)  # type: ignore[misc]
+        assert pacs.get(f"/storage-commitment/{each}")["Status"] == status
+    told = pacs.get(f"/storage-commitment/{lacking}")
+    assert [one["SOPInstanceUID"] for one in told["Success"]] == [uid for _, uid in names[:2]]
+    assert [(one["SOPInstanceUID"], one["Status"]) for one in told["Failures"]] == [("1.2.3.4.5", 0x0112)]
+
+
+def test_a_report_is_owed_over_a_crash(node: Node, pacs: Orthanc, folder: Path) -> None:
+    """The worker is killed before it can answer, and the whole node after it: the report comes after the restart."""
+    study = make_study(folder / "sent", "owed")
+    Storescu(node.port, folder / "storescu").send_all(study.files)
+    node.kill9("work")
+    asked = commitment(pacs, [(item.sop_class, item.sop_uid) for item in study.slices[:3]])
+    node.kill9_all()
+    assert CommitmentLedger(node.station.sessions).counts()["PENDING"] == 1
+    node.restart()
+    node.wait_for(lambda: pacs.get(f"/storage-commitment/{asked}")["Status"] == "Success", 90)
