@@ -54,7 +54,7 @@ class Requester:
     @property
     def archive(self) -> Archive:
         """As our settings describe it."""
-        return Archive(name="pacs", ae_title="PACS", host="127.0.0.1", port=self.port, timeout_s=3, wall_clock_s=10)
+        return Archive(name="pacs", ae_title="PACS", host="127.0.0.1", port=self.port, timeout_s=10, wall_clock_s=40)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ peer holds up another."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -18,12 +19,14 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE
 
+from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom import tls as module
 from npc_rtnode.adapters.dicom.expiry import expiries, say_expiries
 from npc_rtnode.adapters.dicom.listener import Listener
 from npc_rtnode.adapters.dicom.sender import DicomSender, send_files
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.adapters.dicom.tls import Credentials, client_context, server_context
+from npc_rtnode.app import ReceiveRole, Station
 from npc_rtnode.cli.checks import _certificates
 from npc_rtnode.errors import AssociationRejected, ConfigFault, ContextRefused, PeerError, TlsFailed
 from npc_rtnode.settings import Destination, ListenerSettings, Peer, Settings, TlsSettings
@@ -93,7 +96,7 @@ def to(port: int, **wishes: Any) -> Destination:
         "port": port,
         "tls": True,
     }
-    return Destination(**{**usual, "timeout_s": 3, "wall_clock_s": 10, **wishes})
+    return Destination(**{**usual, "timeout_s": 10, "wall_clock_s": 40, **wishes})
 
 
 def dcmtk(program: str, *args: object) -> subprocess.CompletedProcess[bytes]:
@@ -318,6 +321,30 @@ def test_silent_handshakes_take_no_more_than_the_waiting_room(start: Callable[..
         assert eventually(lambda: node.listener._door._shaking["127.0.0.1"] == 32)
         one_more = stack.enter_context(socket.create_connection(("127.0.0.1", node.port), timeout=2))
         assert one_more.recv(1) == b""
+
+
+# --- the role ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_receive_role_listens_with_the_certificates_of_the_settings(
+    authority: Authority, ours: Pair, pacs: Pair, tmp_path: Path
+) -> None:
+    """TLS on its port, plaintext on the second one that the settings ask for, both ports told in the home."""
+    told: dict[str, Any] = {"node": {"home": tmp_path / "home"}, "tls": authority.settings(ours).model_dump()}
+    bound = {"ae_title": "PACS", "networks": list(HERE), "certificates": [pacs.fingerprint], "plaintext": True}
+    told["listener"] = {"port": 0, "plaintext_port": 0, "reserve_free_mb": 1, "peers": [bound]}
+    settings = Settings.model_validate(told)
+    station = Station(settings)
+    schema.upgrade(station.engine)
+    role = ReceiveRole(settings)
+    role.start()
+    try:
+        secure, plain = json.loads(station.home.listener_file.read_text("ascii"))["ports"]
+        assert DicomSender(tls=authority.settings(pacs)).echo(to(secure)) > 0
+        assert DicomSender().echo(to(plain, tls=False)) > 0
+    finally:
+        role.stop()
+        station.close()
 
 
 # --- renewal ----------------------------------------------------------------------------------------------------------
