@@ -4,7 +4,7 @@ backfill by C-MOVE, and storage commitment."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ def pacs(node: Node, unstarted: Orthanc) -> Iterator[Orthanc]:
         yield running
 
 
-def scan(pacs: Orthanc, folder: Path, files: list[Path]) -> None:
+def scan(pacs: Orthanc, folder: Path, files: Sequence[Path]) -> None:
     """The scanner: storescu to Orthanc."""
     Storescu(pacs.port, folder / "storescu", calling_ae="SCANNER", called_ae="PACS").send_all(files)
 
@@ -173,7 +173,7 @@ def test_orthanc_is_told_what_is_safe_here(node: Node, pacs: Orthanc, folder: Pa
         assert pacs.get(f"/storage-commitment/{each}")["Status"] == status
     told = pacs.get(f"/storage-commitment/{lacking}")
     assert [one["SOPInstanceUID"] for one in told["Success"]] == [uid for _, uid in names[:2]]
-    assert [(one["SOPInstanceUID"], one["Status"]) for one in told["Failures"]] == [("1.2.3.4.5", 0x0112)]
+    assert [(one["SOPInstanceUID"], one["FailureReason"]) for one in told["Failures"]] == [("1.2.3.4.5", 0x0112)]
 
 
 def test_a_report_is_owed_over_a_crash(node: Node, pacs: Orthanc, folder: Path) -> None:
