@@ -346,9 +346,12 @@ class Settings(_Section):
                     f"listener.peers: {', '.join(unbound)} can never call: [tls] is set, and neither certificates nor "
                     "plaintext = true says how it may"
                 )
-        elif wanting := [one.name for one in (*self.destinations, *self.archives) if one.tls]:
+        elif wanting := self._called_by_tls():
             raise ValueError(f"{', '.join(wanting)}: tls is asked for, and [tls] names no certificate")
         return self
+
+    def _called_by_tls(self) -> list[str]:
+        return [*(d.name for d in self.destinations if d.tls), *(a.name for a in self.archives if a.tls)]
 
     @property
     def database_url(self) -> str:
