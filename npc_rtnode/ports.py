@@ -18,11 +18,16 @@ from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     Arrival,
+    Asked,
     AssociationInfo,
     Choice,
     Closing,
+    CommitmentInHand,
+    CommitmentReport,
+    CommitmentRequest,
     DeliveryInHand,
     Finding,
+    Holding,
     InstanceIdentity,
     JobInHand,
     Lease,
@@ -76,6 +81,39 @@ class InstanceSink(Protocol):
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended: released, aborted or lost."""
+
+
+class CommitmentSink(Protocol):
+    """What the listener hands requests for storage commitment to (pipeline/commit)."""
+
+    def request(self, request: CommitmentRequest) -> None:
+        """Durable before it returns; raises LedgerUnavailable."""
+
+
+class CommitmentPages(Protocol):
+    """The ledger as answering those requests needs it."""
+
+    def request(self, request: CommitmentRequest, now: datetime) -> None:
+        """A transaction is owed its report; asked for again, it is owed it again."""
+
+    def due(self, now: datetime) -> CommitmentInHand | None:
+        """The oldest that is owed its report now."""
+
+    def held(self, sop_uids: Sequence[str]) -> list[Holding]:
+        """Every content that is kept of these instances."""
+
+    def reported(self, commitment: CommitmentInHand, report: CommitmentReport, now: datetime) -> None:
+        """The requester has its report."""
+
+    def failed(self, commitment: CommitmentInHand, decision: Decision, now: datetime) -> None:
+        """Postpone or give up."""
+
+
+class Reporter(Protocol):
+    """How a report reaches who asked for it."""
+
+    def report(self, ae_title: str, transaction_uid: str, report: CommitmentReport) -> None:
+        """N-EVENT-REPORT; returns only when that very report was accepted, else raises a PeerError."""
 
 
 class DatasetReader(Protocol):
@@ -170,11 +208,30 @@ class SeriesPages(Protocol):
     def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out."""
 
+    def asked(self, series: OpenSeries, answer: Asked) -> None:
+        """Record what the source said."""
+
+    def wait(self, series: OpenSeries, until: datetime) -> None:
+        """Look again then, unless an instance has come since."""
+
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""
 
     def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
         """Judging it went wrong: look again later, set it apart at the third time."""
+
+
+class Sources(Protocol):
+    """The systems that hold what is sent to us, and can be asked about it (adapters/dicom/archive)."""
+
+    def answers_for(self, calling_ae: str) -> bool:
+        """Whether there is one for what this AE title sends."""
+
+    def name(self, calling_ae: str) -> str:
+        """What the settings call it."""
+
+    def count(self, calling_ae: str, study_uid: str, series_uid: str) -> int | None:
+        """How many instances it has of the series, None where it does not say; raises PeerError."""
 
 
 class StudyPages(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.desk import Resending
 from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.tables import EventRow, InstanceRow, RemovalRow
@@ -18,11 +19,14 @@ from npc_rtnode.domain.completeness import REMOVED_CODES
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.records import (
     Arrival,
+    CommitmentReport,
+    CommitmentRequest,
     InstanceIdentity,
     ObjectKind,
     ReceivedInstance,
     SendReceipt,
     StoreOutcome,
+    WrittenObject,
 )
 from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder
 from npc_rtnode.domain.retry import GiveUp
@@ -149,7 +153,8 @@ Set = Callable[[Ledger], object]
 
 
 def _failed(ledger: Ledger) -> None:
-    ledger.written(owed=((ObjectKind.RTSTRUCT, "tps"),))
+    only = WrittenObject(ObjectKind.RTSTRUCT, "1.2.840.1", "2.25.71", b"x")
+    ledger.written(objects=((only, "7" * 64),), owed=((only.sop_uid, "tps"),))
     owed = ledger.work.claim_delivery("tps", ledger.now, 60)
     assert owed
     ledger.work.failed(owed.lease, GiveUp("OBJECT_REFUSED: no"), ledger.now)
@@ -176,6 +181,12 @@ def _study_held(ledger: Ledger) -> None:
     ledger.desk.hold(ledger.study(), ledger.word())
 
 
+def _asked_for(ledger: Ledger) -> None:
+    delivered(ledger)
+    wanted = ((MR, "1.2.3.1"), (MR, "1.2.8.8"))
+    CommitmentLedger(ledger.sessions).request(CommitmentRequest("PACS", "1.2.9.1", wanted), ledger.now)
+
+
 KEPT: dict[str, tuple[Set, str]] = {
     "receiving": (lambda ledger: ledger.receive("1.2.3.1"), "UNDER_WAY"),
     "complete": (lambda ledger: ledger.complete_series(), "UNDER_WAY"),
@@ -187,6 +198,7 @@ KEPT: dict[str, tuple[Set, str]] = {
     "held job": (_held_job, "HELD"),
     "conflict": (_conflict, "CONFLICT"),
     "study held": (_study_held, "HELD"),
+    "commitment asked for": (_asked_for, "COMMITMENT"),
 }
 
 
@@ -200,6 +212,19 @@ def test_nothing_goes_that_anybody_may_still_need(house: House, case: str) -> No
         house.purge()
     assert [house.taken(place) for place in Place] == [0, 0, 0]
     assert house.removals() == []
+
+
+def test_a_commitment_that_was_reported_keeps_nothing(house: House) -> None:
+    """Nor does one that names instances of somebody else; the report says what was here when it was made."""
+    delivered(house.ledger)
+    pages = CommitmentLedger(house.ledger.sessions)
+    for transaction, sop_uid in (("1.2.9.1", "1.2.3.1"), ("1.2.9.2", "1.2.8.8")):
+        pages.request(CommitmentRequest("PACS", transaction, ((MR, sop_uid),)), house.ledger.now)
+    owed = pages.due(house.ledger.now)
+    assert owed
+    assert owed.transaction_uid == "1.2.9.1"
+    pages.reported(owed, CommitmentReport((), ()), house.ledger.now)
+    assert house.after(31) == 2
 
 
 def test_one_series_that_waits_keeps_its_whole_study(house: House) -> None:

@@ -33,22 +33,24 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimseServiceType
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, DimseServiceType
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from npc_rtnode import log
+from npc_rtnode.adapters.dicom.commitment import PUSH_MODEL, is_request, read_request
 from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION,
     TRANSFER_SYNTAXES,
     checked_uid,
 )
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
-from npc_rtnode.errors import NodeError, Unreadable
-from npc_rtnode.ports import InstanceSink
-from npc_rtnode.settings import ListenerSettings
+from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
+from npc_rtnode.domain.records import AssociationInfo, CommitmentRequest, ReceivedInstance, StoreOutcome
+from npc_rtnode.errors import NodeError, TlsFailed, Unreadable
+from npc_rtnode.ports import CommitmentSink, InstanceSink
+from npc_rtnode.settings import ListenerSettings, Peer
 
 logger = log.get(__name__)
 
@@ -98,6 +100,7 @@ STATUS: Final = {  # PS3.4 B.2.3: what a sender is told of each outcome
     StoreOutcome.UNREADABLE: _Answer(0xC000, "Data set is truncated, malformed or unidentified"),
     StoreOutcome.NO_RESOURCES: _Answer(0xA700, "Out of resources for now, please send again"),
 }
+_SUCCESS, _NO_RESOURCES, _NO_SUCH_ACTION, _INVALID_ARGUMENT = 0x0000, 0x0213, 0x0123, 0x0115  # of N-ACTION, PS3.7 C
 _WRONG_CLASS: Final = _Answer(0xA900, "SOP Class is not that of the presentation context")
 _BAD_COMMAND: Final = _Answer(0xC000, "The command lacks a valid SOP Class or Instance UID")
 
@@ -111,6 +114,7 @@ class _Refusal(NamedTuple):
 
 _CALLED_UNKNOWN: Final = _Refusal(1, 1, 7, "called AE title not recognised")
 _CALLING_UNKNOWN: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this address")
+_UNBOUND: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this certificate, or without one")
 _FULL: Final = _Refusal(2, 3, 2, "local limit of associations reached")
 _TEMPORARY_CONGESTION: Final = 2, 3, 1
 
@@ -144,38 +148,69 @@ _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); eac
 
 
 class Listener:
-    """Answers on one port, for every called AE title of the settings, the peers of the settings and nobody else."""
+    """Answers for every called AE title of the settings, to the peers of the settings and nobody else.
+
+    On one port; with `credentials` that port speaks TLS alone, and `plaintext_port` may be a second one beside it.
+    """
 
     def __init__(
-        self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None] = lambda: None
+        self,
+        settings: ListenerSettings,
+        sink: InstanceSink,
+        congestion: Callable[[], str | None] = lambda: None,
+        credentials: Credentials | None = None,
+        commitments: CommitmentSink | None = None,
     ) -> None:
-        """Nothing is opened before `start`; `congestion` says why a caller who may talk is refused for now, if so."""
+        """Nothing is opened before `start`. Without `commitments` the service is not offered.
+
+        `congestion` says why a caller who may talk is refused for now, if so.
+        """
         self._settings = settings
-        self._door = _Door(settings, sink, congestion)
-        self._server: _Server | None = None
+        self._credentials = credentials
+        self._commitments = commitments
+        self._door = _Door(settings, sink, congestion, credentials is not None)
+        self._door.commitments = commitments
+        self._servers: list[_Server] = []
 
     def start(self) -> int:
-        """Bind and serve in a thread; returns the port that was bound. OSError when the address cannot be had."""
-        ae = _entity(self._settings)
-        address = (self._settings.host, self._settings.port)
+        """Bind and serve in threads; returns the port that was bound. OSError when an address cannot be had."""
         _QUIET.enter()
         try:
-            server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+            self._serve(self._settings.port, self._credentials)
+            if self._credentials is not None and self._settings.plaintext_port >= 0:
+                self._serve(self._settings.plaintext_port, None)
         except OSError:
+            self._close()
             _QUIET.leave()
             raise
-        server.door = self._door
-        self._server = server
+        return self.ports[0]
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that were bound: the first one, and the plaintext one beside TLS where there is one."""
+        return [int(server.server_address[1]) for server in self._servers]
+
+    def _serve(self, port: int, credentials: Credentials | None) -> None:
+        ae = _entity(self._settings)
+        if self._commitments is not None:
+            ae.add_supported_context(PUSH_MODEL, [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
+        address = (self._settings.host, port)
+        server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+        server.door, server.credentials = self._door, credentials
+        self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True).start()
-        return int(server.server_address[1])
+
+    def _close(self) -> None:
+        for server in self._servers:
+            socketserver.BaseServer.shutdown(server)
+            server.server_close()
+        self._servers.clear()
 
     def stop(self, grace_s: float) -> None:
         """Take no more, let associations end by themselves for `grace_s` seconds, then abort and cut the rest."""
-        if self._server is None:
+        if not self._servers:
             return
-        socketserver.BaseServer.shutdown(self._server)
-        self._server.server_close()
-        self._server = None
+        self._close()
         _wait_until(self._door.empty, grace_s)
         self._door.cut_all()
         _QUIET.leave()
@@ -217,22 +252,36 @@ def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
 class AccessList:
     """The settings' called titles and peers, ready to be asked; an empty list of peers admits nobody."""
 
-    def __init__(self, settings: ListenerSettings) -> None:
-        """Networks are parsed once (`ipaddress`, never a string prefix)."""
+    def __init__(self, settings: ListenerSettings, tls: bool = False) -> None:
+        """Networks are parsed once (`ipaddress`, never a string prefix); `tls`: whether this node has certificates."""
         self._called = frozenset(called.ae_title for called in settings.called)
-        self._peers = [(peer.ae_title, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._peers = [(peer, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._tls = tls
 
     def knows_address(self, ip: str) -> bool:
         """Whether any peer may call from there at all: asked before a byte is parsed."""
         return any(_within(ip, networks) for _, networks in self._peers)
 
-    def refusal(self, info: AssociationInfo) -> _Refusal | None:
-        """Why this caller is refused, or None."""
+    def refusal(self, info: AssociationInfo, shown: Shown | None = None) -> _Refusal | None:
+        """Why this caller, with what its certificate has shown (None: no TLS), is refused, or None."""
         if info.called_ae not in self._called:
             return _CALLED_UNKNOWN
-        if not any(title == info.calling_ae and _within(info.peer_ip, networks) for title, networks in self._peers):
+        if not self._claimed(info):
             return _CALLING_UNKNOWN
-        return None
+        return None if self.peer(info, shown) else _UNBOUND
+
+    def peer(self, info: AssociationInfo, shown: Shown | None = None) -> Peer | None:
+        """Who this is, by title, address and certificate together; its roles say what it may do."""
+        return next((peer for peer in self._claimed(info) if self._vouched(peer, shown)), None)
+
+    def _claimed(self, info: AssociationInfo) -> list[Peer]:
+        """Whom the caller says that it is, as far as its address allows."""
+        return [p for p, networks in self._peers if p.ae_title == info.calling_ae and _within(info.peer_ip, networks)]
+
+    def _vouched(self, peer: Peer, shown: Shown | None) -> bool:
+        if shown is None:
+            return peer.plaintext or not self._tls
+        return not shown.names.isdisjoint(peer.certificates)
 
 
 def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
@@ -248,11 +297,19 @@ def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Networ
 class _Door:
     """What all connections of one listener share: the access list, the counts and the sink."""
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        sink: InstanceSink,
+        congestion: Callable[[], str | None],
+        tls: bool = False,
+    ) -> None:
         self.settings = settings
         self._congestion = congestion
         self.object_limit = settings.max_object_mb << 20
-        self._access = AccessList(settings)
+        self._access = AccessList(settings, tls)
+        self.commitments: CommitmentSink | None = None
+        self._shaking: Counter[str] = Counter()  # TLS handshakes under way, by address
         self._sink = sink
         self._lock = threading.Lock()
         self._open: set[_Association] = set()
@@ -274,8 +331,19 @@ class _Door:
             self._note_stranger(ip)
             return False
         with self._lock:
-            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted)
+            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted) + self._shaking
         return waiting.total() < _WAITING_ROOM and waiting[ip] < _WAITING_ROOM_PER_ADDRESS
+
+    @contextlib.contextmanager
+    def shaking_hands(self, ip: str) -> Iterator[None]:
+        """A TLS handshake is under way: it waits in the same room as a connection without an association."""
+        with self._lock:
+            self._shaking[ip] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shaking[ip] -= 1
 
     def entered(self, assoc: _Association) -> None:
         """A connection was accepted."""
@@ -284,9 +352,10 @@ class _Door:
 
     def judge(self, assoc: _Association) -> _Refusal | None:
         """Admit the association and count it, or say why not."""
-        refusal = self._access.refusal(assoc.info)
+        refusal = self._access.refusal(assoc.info, assoc.shown)
         if refusal is None and (congested := self._congestion()):
             refusal = _Refusal(*_TEMPORARY_CONGESTION, congested)
+        assoc.peer = self._access.peer(assoc.info, assoc.shown)
         with self._lock:
             if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
                 refusal = _FULL
@@ -323,6 +392,23 @@ class _Door:
                 )
             )
         return _status(STATUS[outcome])
+
+    def on_action(self, event: Any) -> tuple[int, None]:
+        """N-ACTION for storage commitment: Success once the request is in the ledger, its answer comes later."""
+        request, status = event.request, _NO_RESOURCES
+        if self.commitments is None or not is_request(request):
+            return _NO_SUCH_ACTION, None
+        with _sink_faults():
+            try:
+                encoded = request.ActionInformation.getvalue() if request.ActionInformation else b""
+                transaction, wanted = read_request(encoded, uid.UID(event.context.transfer_syntax))
+                asked = CommitmentRequest(event.assoc.info.calling_ae, transaction, wanted)
+                self.commitments.request(asked)
+                status = _SUCCESS
+            except Unreadable as error:
+                logger.warning("commitment request refused", because=error.detail)
+                status = _INVALID_ARGUMENT
+        return status, None
 
     def cut_all(self) -> None:
         """Abort, then close under whoever is still there; a stalled peer cannot hold this up."""
@@ -381,6 +467,7 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
     request_queue_size = 128
     door: _Door
+    credentials: Credentials | None = None
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # socketserver's signature
         """Before any byte is parsed; on False the socket is closed."""
@@ -396,10 +483,26 @@ class _Server(ThreadedAssociationServer):
 
 class _Handler(RequestHandler):
     server: _Server
+    _shown: Shown | None = None
+
+    def handle(self) -> None:
+        """TLS first, in this connection's own thread: who is silent holds up nobody else (row 14)."""
+        try:
+            self._secure()
+        except TlsFailed as error:
+            logger.warning("TLS refused", because=error.detail, peer_ip=self.client_address[0])
+        else:
+            super().handle()
+
+    def _secure(self) -> None:
+        if self.server.credentials is not None:
+            with self.server.door.shaking_hands(str(self.client_address[0])):
+                self.request, self._shown = shake_hands(self.request, self.server.credentials.context())
 
     def _create_association(self) -> _Association:
         """As pynetdicom's, with our association and socket."""
         assoc = _Association(self.ae, self.server, str(self.client_address[0]))
+        assoc.shown = self._shown
         connection: socket.socket = self.request
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assoc.set_socket(_Socket(assoc, connection))
@@ -411,6 +514,7 @@ class _Handler(RequestHandler):
         assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
         assoc.requestor.address_info = self.remote
         assoc.bind(evt.EVT_C_STORE, self.server.door.on_store)
+        assoc.bind(evt.EVT_N_ACTION, self.server.door.on_action)
         assoc.bind(evt.EVT_ACSE_RECV, _note_loss)
         self.server.door.entered(assoc)
         return assoc
@@ -503,6 +607,8 @@ class _Association(Association):
         self.door = server.door
         self.peer_ip = peer_ip
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
+        self.shown: Shown | None = None  # of the certificate; None without TLS
+        self.peer: Peer | None = None
         self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
@@ -543,14 +649,14 @@ class _Association(Association):
             self.dul.socket._shutdown_socket()
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Only C-STORE and C-ECHO, in a negotiated context; everything else is an abort."""
+        """Only C-STORE, C-ECHO and N-ACTION, each in a context negotiated for it; everything else is an abort."""
         context = self._accepted_cx.get(context_id)
-        if context is None or not isinstance(msg, (C_STORE, C_ECHO)) or msg.MessageID is None:
+        if context is None or not _is_ours(msg, str(context.abstract_syntax)):
             self.abort(block=False)
             return
         fault = _command_fault(msg, str(context.abstract_syntax)) if isinstance(msg, C_STORE) else None
         if fault:
-            self._answer(msg.MessageID, context_id, fault)
+            self._answer(msg.MessageID or 0, context_id, fault)
         else:
             super()._serve_request(msg, context_id)
         self.dul._idle_timer.restart()  # the time that the sink took was not silence of the peer
@@ -563,6 +669,12 @@ class _Association(Association):
         response.Status = answer.status
         response.ErrorComment = answer.comment  # type: ignore[assignment]  # the library's None is a default, not a type
         self.dimse.send_msg(response, context_id)
+
+
+def _is_ours(msg: DimseServiceType, abstract_syntax: str) -> bool:
+    if not isinstance(msg, (C_STORE, C_ECHO, N_ACTION)) or msg.MessageID is None:
+        return False
+    return isinstance(msg, N_ACTION) == (abstract_syntax == PUSH_MODEL)
 
 
 def _command_fault(request: C_STORE, abstract_syntax: str) -> _Answer | None:
@@ -585,6 +697,7 @@ class _Gate(ACSE):
         try:
             refusal = self._judge()
             if refusal is None:
+                self._offer_by_role()
                 super()._negotiate_as_acceptor()
         except _STUMBLES as error:
             logger.warning("association request not understood", because=type(error).__name__)
@@ -595,6 +708,12 @@ class _Gate(ACSE):
             self.assoc.kill()  # returns once the A-ASSOCIATE-RJ is on the wire and the connection closed
         elif self.assoc.is_established:
             self.assoc.door.opened(self.assoc)
+
+    def _offer_by_role(self) -> None:
+        """What its roles allow: storage, commitment; C-ECHO for everybody who was let in."""
+        roles = self.assoc.peer.roles if self.assoc.peer else ()
+        offered = self.acceptor.supported_contexts
+        self.acceptor.supported_contexts = [c for c in offered if _role_for(str(c.abstract_syntax)) in {"", *roles}]
 
     def _judge(self) -> _Refusal | None:
         request = self.requestor.primitive
@@ -607,6 +726,11 @@ class _Gate(ACSE):
             peer_ip=self.assoc.peer_ip,
         )
         return self.assoc.door.judge(self.assoc)
+
+
+def _role_for(abstract_syntax: str) -> str:
+    """The role that a peer needs for this SOP Class; none for C-ECHO."""
+    return {str(Verification): "", str(PUSH_MODEL): "commit"}.get(abstract_syntax, "store")
 
 
 class _Meter(DIMSEServiceProvider):
