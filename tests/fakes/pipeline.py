@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +17,10 @@ from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     InstanceIdentity,
     ObjectKind,
-    ReceivedInstance,
     SendReceipt,
     SeriesAttributes,
     SliceHeader,
+    StoreRequest,
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
@@ -35,6 +36,12 @@ class FakeSpool:
 
     kept: dict[str, bytes] = field(default_factory=dict)
     full: bool = False
+
+    def begin(self) -> FakePart:
+        """A part, or DiskLow."""
+        if self.full:
+            raise DiskLow("the test says so")
+        return FakePart(self)
 
     def keep(self, data: Sequence[bytes]) -> str:
         """Keep, or raise DiskLow."""
@@ -55,6 +62,37 @@ class FakeSpool:
         return self.kept[sha256]
 
 
+class FakePart:
+    """Bytes on their way into a FakeSpool."""
+
+    def __init__(self, spool: FakeSpool) -> None:
+        """Empty."""
+        self.spool, self.data = spool, b""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        """Append, or raise DiskLow."""
+        if self.spool.full:
+            raise DiskLow("the test says so")
+        self.data += data
+
+    @contextmanager
+    def reading(self, skip: int = 0) -> Iterator[memoryview]:
+        """What is there."""
+        yield memoryview(self.data)[skip:]
+
+    def keep(self) -> str:
+        """Into the dictionary."""
+        return self.spool.keep([self.data])
+
+    def discard(self) -> None:
+        """Nothing to remove."""
+
+
 @dataclass
 class FakeStructure:
     """Says what the data set is, or that it cannot be read."""
@@ -62,13 +100,13 @@ class FakeStructure:
     identity: InstanceIdentity
     broken: bool = False
 
-    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+    def identify(self, encoded: bytes | memoryview, transfer_syntax_uid: str) -> InstanceIdentity:
         """The identity that was set."""
         if self.broken:
             raise Unreadable(f"the value at byte {len(encoded)} ends too early")
         return self.identity
 
-    def file_prefix(self, received: ReceivedInstance) -> bytes:
+    def file_prefix(self, request: StoreRequest) -> bytes:
         """Something before the data set."""
         return b"DICM"
 

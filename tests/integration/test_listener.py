@@ -30,7 +30,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from npc_rtnode.adapters.dicom import listener as module
 from npc_rtnode.adapters.dicom.listener import STATUS, STORAGE_CLASSES, AccessList, Listener
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome, StoreRequest
 from npc_rtnode.errors import LedgerUnavailable
 from npc_rtnode.settings import CalledAE, ListenerSettings, Peer
 from tests.builders.mr_series import make_series
@@ -41,11 +41,39 @@ SCANNER = Peer(ae_title="SCANNER", networks=("127.0.0.1/32",))
 HALF_A_HEADER = b"\x01\x00\x00"
 
 
+class RecordingIncoming:
+    """One instance on its way into a RecordingSink."""
+
+    def __init__(self, sink: RecordingSink, request: StoreRequest) -> None:
+        self.sink, self.request, self.data = sink, request, b""
+        sink.begun.append(self)
+        self.discarded = False
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def store(self) -> StoreOutcome:
+        time.sleep(self.sink.pause_s)
+        request = self.request
+        self.sink.received.append(
+            ReceivedInstance(
+                request.association, request.sop_class_uid, request.sop_uid, request.transfer_syntax_uid, self.data
+            )
+        )
+        if isinstance(self.sink.outcome, Exception):
+            raise self.sink.outcome
+        return self.sink.outcome
+
+    def discard(self) -> None:
+        self.discarded = True
+
+
 class RecordingSink:
     """An InstanceSink that remembers, and answers what it is told to."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, AssociationInfo, str]] = []
+        self.begun: list[RecordingIncoming] = []
         self.received: list[ReceivedInstance] = []
         self.outcome: StoreOutcome | Exception = StoreOutcome.STORED
         self.pause_s = 0.0
@@ -56,12 +84,8 @@ class RecordingSink:
     def rejected(self, association: AssociationInfo, reason: str) -> None:
         self.events.append(("rejected", association, reason))
 
-    def store(self, received: ReceivedInstance) -> StoreOutcome:
-        time.sleep(self.pause_s)
-        self.received.append(received)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+    def begin(self, request: StoreRequest) -> RecordingIncoming:
+        return RecordingIncoming(self, request)
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         self.events.append(("closed", association, how))

@@ -29,7 +29,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 
 from npc_rtnode.domain.identifiers import derived_uid
-from npc_rtnode.domain.records import InstanceIdentity, ReceivedInstance
+from npc_rtnode.domain.records import InstanceIdentity, StoreRequest
 from npc_rtnode.errors import Unreadable
 
 NATIVE: Final = (str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRLittleEndian))
@@ -68,6 +68,9 @@ MAX_ELEMENTS: Final = 1_000_000  # an enhanced MR of 2 000 frames has about 200 
 MAX_ITEMS: Final = 250_000  # items and fragments together
 MAX_DECODED_BYTES: Final = 2 << 30  # of pixels, before anybody asks for the memory (row 25)
 
+_LONGEST_IDENTIFYING: Final = 1024  # bytes of a value that is looked at; a UID has 64
+_PIECE: Final = 65536  # bytes looked at together, or a file's whole tail would be in memory
+
 _UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -96,15 +99,16 @@ _WANTED: Final = frozenset(
 class StructureReader:
     """The few questions that receiving asks of a data set's bytes."""
 
-    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+    def identify(self, encoded: bytes | memoryview, transfer_syntax_uid: str) -> InstanceIdentity:
         """Walk the structure to the very last byte, then read identity; raises Unreadable.
 
         Patient elements may be empty or absent here: whose images they are is judged over a series, not over a slice.
         """
         if transfer_syntax_uid not in TRANSFER_SYNTAXES:
             raise Unreadable("Its transfer syntax is not one that this node takes.")
-        walk = _Walk(encoded, encapsulated=transfer_syntax_uid in ENCAPSULATED)
-        walk.data_set(0, len(encoded), explicit=transfer_syntax_uid != uid.ImplicitVRLittleEndian)
+        walk = _Walk(encapsulated=transfer_syntax_uid in ENCAPSULATED)
+        with memoryview(encoded) as walk.data:  # and no byte of a mapped file is held on to afterwards
+            walk.data_set(0, len(encoded), explicit=transfer_syntax_uid != uid.ImplicitVRLittleEndian)
         sop_class = walk.uid(_SOP_CLASS, "SOPClassUID")
         walk.check_pixels(needed=sop_class in IMAGE_CLASSES)
         return InstanceIdentity(
@@ -115,16 +119,16 @@ class StructureReader:
             modality=walk.code(_MODALITY, "Modality"),
         )
 
-    def file_prefix(self, received: ReceivedInstance) -> bytes:
+    def file_prefix(self, request: StoreRequest) -> bytes:
         """Preamble, prefix and file meta group (PS3.10 7.1) that make the encoded bytes a DICOM file.
 
         A function of class, instance and transfer syntax alone: the same instance arriving again, by way of another AE
         title or after an upgrade, makes the same file with the same digest. Who sent it stands in the ledger.
         """
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = uid.UID(checked_uid(received.sop_class_uid, "SOP Class UID"))
-        meta.MediaStorageSOPInstanceUID = uid.UID(checked_uid(received.sop_uid, "SOP Instance UID"))
-        meta.TransferSyntaxUID = uid.UID(checked_uid(received.transfer_syntax_uid, "Transfer Syntax UID"))
+        meta.MediaStorageSOPClassUID = uid.UID(checked_uid(request.sop_class_uid, "SOP Class UID"))
+        meta.MediaStorageSOPInstanceUID = uid.UID(checked_uid(request.sop_uid, "SOP Instance UID"))
+        meta.TransferSyntaxUID = uid.UID(checked_uid(request.transfer_syntax_uid, "Transfer Syntax UID"))
         meta.ImplementationClassUID = uid.UID(IMPLEMENTATION_CLASS_UID)
         meta.ImplementationVersionName = IMPLEMENTATION_VERSION
         buffer = DicomBytesIO()
@@ -146,7 +150,7 @@ def reads_as_sequence(value: bytes) -> bool:
     if not value.startswith(b"\xfe\xff\x00\xe0"):
         return False
     try:
-        return _Walk(value, encapsulated=False).items_to_the_end()
+        return _Walk(encapsulated=False, data=memoryview(value)).items_to_the_end()
     except Unreadable:
         return False
 
@@ -162,8 +166,8 @@ class _Element(NamedTuple):
 class _Walk:
     """One pass over one data set; positions are byte offsets into it."""
 
-    data: bytes
     encapsulated: bool
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
     elements: int = 0
     items: int = 0
     found: dict[int, bytes] = field(default_factory=dict)
@@ -175,13 +179,18 @@ class _Walk:
     def data_set(self, at: int, end: int, explicit: bool) -> None:
         """The outermost data set: no delimiter ends it, the last byte does."""
         last = -1
-        at += len(group) if self.data.startswith(group := _EMPTY_COMMAND_GROUP[explicit]) else 0
+        at += len(group) if self.data[: len(group := _EMPTY_COMMAND_GROUP[explicit])] == group else 0
         while at < end and not (last >= _PIXELS and self._only_zeros(at)):
             element = self._element(at, end, explicit, last)
             last = element.tag
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
-                self.found[last] = self.data[element.value_at : at]
+                self.found[last] = self._identifying(element, at)
+
+    def _identifying(self, element: _Element, end: int) -> bytes:
+        if end - element.value_at > _LONGEST_IDENTIFYING:
+            raise Unreadable(f"Tag {_name(element.tag)} has a value of {end - element.value_at} bytes.")
+        return bytes(self.data[element.value_at : end])
 
     def items_to_the_end(self) -> bool:
         """Whether all of it is the items of one sequence in implicit VR."""
@@ -279,7 +288,8 @@ class _Walk:
             fragments += 1
 
     def _only_zeros(self, at: int) -> bool:
-        return not any(self.data[at : at + 8]) and not self.data[at:].strip(b"\0")
+        pieces = (bytes(self.data[here : here + _PIECE]) for here in range(at, len(self.data), _PIECE))
+        return not any(self.data[at : at + 8]) and not any(piece.strip(b"\0") for piece in pieces)
 
     def _count_item(self, tag: int, at: int) -> None:
         if tag != _ITEM:
