@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -43,6 +43,11 @@ evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SE
 
 bench-infer: $(STAMP)  ## cost and parity of every way to run the network; prints RESULT lines
 	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
+
+CASES ?= 10000
+
+soak: $(STAMP)  ## the receiver under CASES=10000 mutated PDUs and data sets of SEED=0; prints one RESULT line
+	@$(BIN)/python -m tests.soak --cases $(CASES) --seed $(SEED) $(SOAK_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test

@@ -10,6 +10,7 @@ What is refused, by decision, beyond plain truncation:
 * groups below 0008 (PS3.5 7.1): a group 0002 at the front would pass for file meta once the bytes are in a file;
 * an odd value length (PS3.5 7.1.1). None of the 300 healthy files of eleven manufacturers that we hold has one;
 * an explicit VR that PS3.5 6.2 does not know;
+* a SpecificCharacterSet with bytes that are no text (found by the fuzz: no reader gets past it);
 * a native PixelData whose length is not what Rows, Columns and so on come to, one padding byte allowed (PS3.5 8.2).
 Zero bytes after a whole pixel element pass: one published GE SIGNA file ends in 2.4 MB of them. So does what DCMTK
 makes of those when it sends the file on: an empty command group at the very front.
@@ -87,6 +88,8 @@ _LENGTH: Final = struct.Struct("<L")
 # (0000,0000) Command Group Length 0, in implicit and in explicit VR: nothing follows of it.
 _EMPTY_COMMAND_GROUP: Final = (_IMPLICIT.pack(0, 0, 4) + bytes(4), _HEADER.pack(0, 0, b"UL", 4) + bytes(4))
 
+_CHARSET: Final = 0x00080005
+_CHARSET_TEXT: Final = re.compile(rb"[ -~]*\0*")  # lower case and unknown names pass, pydicom reads around them
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
@@ -242,6 +245,8 @@ class _Walk:
             if depth == 0:
                 self.pixel_lengths[tag] = length
             return self._fragments(at, end, depth) if length == _UNDEFINED else at + length
+        if tag == _CHARSET and length != _UNDEFINED:
+            self._check_charset(element)
         if vr == b"SQ" or (not vr and _is_sequence(tag, length)):
             return self._sequence(at, length, end, explicit, depth + 1)
         if length != _UNDEFINED:
@@ -249,6 +254,11 @@ class _Walk:
         if vr == b"UN":  # PS3.5 6.2.2 note 2: a sequence of unknown VR is encoded in implicit VR
             return self._sequence(at, length, end, False, depth + 1)
         raise Unreadable(f"Tag {_name(tag)} has no length and is no sequence (offset {at}).")
+
+    def _check_charset(self, element: _Element) -> None:
+        """pydicom asks Python for a codec of that name, and a NUL in it makes the whole file unreadable."""
+        if not _CHARSET_TEXT.fullmatch(self._identifying(element, element.value_at + element.length)):
+            raise Unreadable("SpecificCharacterSet is not made of code strings.")
 
     def _sequence(self, at: int, length: int, end: int, explicit: bool, depth: int) -> int:
         if depth > MAX_DEPTH:
