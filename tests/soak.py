@@ -25,10 +25,13 @@ SUMMED = ("cases", "successes", "seconds", "crashes", "hangs", "false_successes"
 def main() -> int:
     """Run it; 0 when nothing was found."""
     options = _options()
-    with tempfile.TemporaryDirectory(prefix="npc-rtnode-soak-") as folder:
-        with Receiver(Path(folder), (options.pdu_s, options.associate_s), idle_timeout_s=options.idle_s) as receiver:
-            reports = list(_reports(receiver, options.seed, options.cases))
-            code, seconds = receiver.terminate() if receiver.alive else (1, 0.0)
+    deadlines = (options.pdu_s, options.associate_s)
+    with (
+        tempfile.TemporaryDirectory(prefix="npc-rtnode-soak-") as folder,
+        Receiver(Path(folder), deadlines, idle_timeout_s=options.idle_s) as receiver,
+    ):
+        reports = list(_reports(receiver, options.seed, options.cases))
+        code, seconds = receiver.terminate() if receiver.alive else (1, 0.0)
     figures = _together(reports) | {"exit_code": code, "sigterm_s": round(seconds, 1)}
     print("RESULT", json.dumps(figures))
     return int(code != 0 or not all(report.clean for report in reports))

@@ -23,7 +23,7 @@ CALLERS: Final = 4
 PATIENCE_S: Final = 30.0
 """A caller who has hung up on his side, or gone silent, hears the end of it by then, or it is a hang."""
 REST_S: Final = 60.0
-THREADS, DESCRIPTORS, RSS_MB = 4, 20, 24
+THREADS, DESCRIPTORS, RSS_MB = 4, 45, 24
 """Above the baseline: the scheduler's and the ledger's pools may fill up, and the allocator keeps some."""
 
 
@@ -140,7 +140,9 @@ def _over(now: Use, before: Use) -> tuple[int, int, float, int]:
 def _reckoned(receiver: Receiver, outcomes: list[Outcome], before: Use, seconds: float) -> Report:
     threads, descriptors, rss_mb, parts = _over(receiver.use(), before)
     hung = [outcome for outcome in outcomes if outcome.hung]
-    false = [outcome for outcome in outcomes if not _true_to_its_word(receiver, outcome)]
+    rows = receiver.rows()
+    kept = {sop_uid: receiver.whole(digests) for sop_uid, digests in rows.items()}
+    false = [outcome for outcome in outcomes if not _true_to_its_word(kept, outcome)]
     return Report(
         cases=len(outcomes),
         successes=sum(len(outcome.stored) for outcome in outcomes),
@@ -149,7 +151,7 @@ def _reckoned(receiver: Receiver, outcomes: list[Outcome], before: Use, seconds:
         hangs=len(hung),
         tracebacks=receiver.said().count("Traceback"),
         false_successes=len(false),
-        rows_without_file=sum(len(receiver.kept(sop_uid)) != len(row) for sop_uid, row in receiver.rows().items()),
+        rows_without_file=sum(len(kept[sop_uid]) != len(digests) for sop_uid, digests in rows.items()),
         parts_left=parts,
         threads_over=threads,
         descriptors_over=descriptors,
@@ -169,11 +171,11 @@ def _dead(outcomes: list[Outcome], seconds: float) -> Report:
     return Report(len(outcomes), 0, round(seconds, 1), 1, 0, 0, 0, 0, 0, 0, 0, 0.0, 1, names)
 
 
-def _true_to_its_word(receiver: Receiver, outcome: Outcome) -> bool:
+def _true_to_its_word(kept: dict[str, list[bytes]], outcome: Outcome) -> bool:
     """Every Success has a row, a file with that row's digest, a readable data set of that name, and the bytes sent."""
     sent = outcome.case.data
     return all(
-        any(_is_whole(kept, sop_uid) and (sent is None or kept.endswith(sent)) for kept in receiver.kept(sop_uid))
+        any(_is_whole(file, sop_uid) and (sent is None or file.endswith(sent)) for file in kept.get(sop_uid, []))
         for sop_uid in outcome.stored
     )
 

@@ -146,9 +146,10 @@ class Receiver:
 
     def kept(self, sop_uid: str) -> list[bytes]:
         """The files under that UID, each with a row and the digest that the row names."""
-        files = [self._file(sha256) for sha256 in self.rows().get(sop_uid, [])]
-        return [data for sha256, data in files if hashlib.sha256(data).hexdigest() == sha256]
+        return self.whole(self.rows().get(sop_uid, []))
 
-    def _file(self, sha256: str) -> tuple[str, bytes]:
-        path = self.home / "spool" / sha256[:2] / sha256
-        return sha256, path.read_bytes() if path.exists() else b""
+    def whole(self, digests: list[str]) -> list[bytes]:
+        """The spool's files of these names that have the digest of their name."""
+        files = [(sha256, self.home / "spool" / sha256[:2] / sha256) for sha256 in digests]
+        contents = [(sha256, path.read_bytes()) for sha256, path in files if path.exists()]
+        return [data for sha256, data in contents if hashlib.sha256(data).hexdigest() == sha256]

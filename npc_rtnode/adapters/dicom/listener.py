@@ -653,7 +653,7 @@ class _Wire(DULServiceProvider):
         """A state machine that is asked for the impossible (an answer to a peer who has gone on) raises."""
         try:
             super().run_reactor()
-        except (InvalidEventError, *_STUMBLES) as error:
+        except (InvalidEventError, OSError, *_STUMBLES) as error:
             logger.warning("connection cut", because=type(error).__name__, peer_ip=self._association.peer_ip)
             self._association.cut()
 
