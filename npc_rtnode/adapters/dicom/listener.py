@@ -124,6 +124,7 @@ _ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 12
 _CONTROL_LIMIT: Final = 1024  # bytes of a release or abort PDU; they have 4
 _PDU_SLACK: Final = 4096  # bytes above the length we advertised (row 7)
 _COMMAND_LIMIT: Final = 64 * 1024  # bytes of one command set (row 8)
+_OTHER_LIMIT: Final = 4 << 20  # bytes of a data set that is no C-STORE's (a commitment of 30 000 instances)
 _OUTSTANDING_LIMIT: Final = 2  # requests before their answer; no async window is ever negotiated (row 9)
 _P_DATA: Final = 4  # PDU type, PS3.8 9.3.5
 _COMMAND, _LAST = 1, 2  # bits of a fragment's message control header, PS3.8 E.2
@@ -784,7 +785,7 @@ class _Meter(DIMSEServiceProvider):
         if self._command_bytes > _COMMAND_LIMIT:
             return f"a command set of more than {_COMMAND_LIMIT} bytes"
         if self._object_bytes > self._object_limit():
-            return f"an object of more than {self.assoc.door.settings.max_object_mb} MB"
+            return f"an object of more than {self._object_limit() >> 20} MB"
         return "too many unanswered requests" if self.msg_queue.qsize() > _OUTSTANDING_LIMIT else ""
 
     def _command_is_complete(self) -> bool:
@@ -792,7 +793,7 @@ class _Meter(DIMSEServiceProvider):
 
     def _object_limit(self) -> int:
         """Only a C-STORE has a large data set; pynetdicom keeps any other one in memory."""
-        return self.assoc.door.object_limit if self._storing else _COMMAND_LIMIT
+        return self.assoc.door.object_limit if self._storing else _OTHER_LIMIT
 
     def _count(self, control: int, size: int) -> None:
         if control & _COMMAND:
