@@ -54,13 +54,19 @@ class AssociationInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedInstance:
-    """One instance as it came: `encoded` is the data set's bytes, untouched, in `transfer_syntax_uid`."""
+class StoreRequest:
+    """What a C-STORE command announces, before a byte of the data set is there (PS3.7 9.3.1.1)."""
 
     association: AssociationInfo
     sop_class_uid: str
     sop_uid: str
     transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance(StoreRequest):
+    """One instance as it came, in memory: `encoded` is the data set's bytes, untouched, in `transfer_syntax_uid`."""
+
     encoded: bytes
 
 
@@ -80,7 +86,7 @@ class Arrival:
     """One instance whose bytes are already safe in the spool, and how it compares with the copies before it."""
 
     identity: InstanceIdentity
-    received: ReceivedInstance
+    received: StoreRequest
     sha256: str
     size: int
     same_as: str | None = None  # SHA-256 of a kept copy: the same elements, encoded in another way

@@ -24,7 +24,7 @@ from npc_rtnode.adapters.database.tables import (
 )
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import Event, SeriesState
-from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import Arrival, AssociationInfo, StoreOutcome, StoreRequest
 from npc_rtnode.domain.retention import Place
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
@@ -81,7 +81,7 @@ class IntakeLedger:
             detail = {"calling_ae": info.calling_ae, "peer_ip": info.peer_ip, "reason": reason}
             tell(session, "association", info.association_id, "REJECTED", Note(now, detail=detail))
 
-    def not_kept(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str, now: datetime) -> None:
+    def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
         """An instance was refused: who sent it and why; nothing of it was acknowledged."""
         with self._sessions.writing() as session:
             detail = {"outcome": outcome, "reason": reason, "calling_ae": received.association.calling_ae}

@@ -4,8 +4,8 @@ pynetdicom 3.0.4 speaks the protocol; the classes here close the holes measured 
 beside the code). Nothing is decoded: the encoded data set goes to the sink as it came, and only the sink's verdict
 becomes a status word. This module runs in a small process of its own, without torch and without pixel codecs.
 
-Memory: one object is held in memory whole, at most `max_object_mb`, in each of at most `max_associations`; the chunked
-way through a file (row 26) is not taken yet.
+Memory: of an object no more than one PDU is held here (row 26); the sink has the rest on disk as it comes, in the DUL
+thread, so that a disk that is slower than the network slows the sender down (ADR 0019).
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ import contextlib
 import ipaddress
 import logging
 import secrets
+import select
 import socket
 import socketserver
+import ssl
 import struct
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy
 from typing import Any, Final, NamedTuple
 
 import pydicom.config
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, DimseServiceType
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
+from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
@@ -47,9 +54,9 @@ from npc_rtnode.adapters.dicom.structure import (
     checked_uid,
 )
 from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
-from npc_rtnode.domain.records import AssociationInfo, CommitmentRequest, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, CommitmentRequest, StoreOutcome, StoreRequest
 from npc_rtnode.errors import NodeError, TlsFailed, Unreadable
-from npc_rtnode.ports import CommitmentSink, InstanceSink
+from npc_rtnode.ports import CommitmentSink, Incoming, InstanceSink
 from npc_rtnode.settings import ListenerSettings, Peer
 
 logger = log.get(__name__)
@@ -122,14 +129,17 @@ _ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 12
 _CONTROL_LIMIT: Final = 1024  # bytes of a release or abort PDU; they have 4
 _PDU_SLACK: Final = 4096  # bytes above the length we advertised (row 7)
 _COMMAND_LIMIT: Final = 64 * 1024  # bytes of one command set (row 8)
+_OTHER_LIMIT: Final = 4 << 20  # bytes of a data set that is no C-STORE's (a commitment of 30 000 instances)
 _OUTSTANDING_LIMIT: Final = 2  # requests before their answer; no async window is ever negotiated (row 9)
 _P_DATA: Final = 4  # PDU type, PS3.8 9.3.5
+_COMMAND, _LAST = 1, 2  # bits of a fragment's message control header, PS3.8 E.2
 _PDU_TYPES: Final = range(1, 8)
 
 PDU_GRACE_S: Final = 4.0  # a PDU, once begun, has this long …
 PDU_BYTES_PER_S: Final = 16 * 1024  # … plus its size at this rate (rows 1, 2, 3, 5)
 _SEND_TIMEOUT_S: Final = 10.0
 _ASSOCIATE_TIMEOUT_S: Final = 10.0  # from connection to a complete A-ASSOCIATE-RQ (row 4)
+_LAST_WORDS_S: Final = 12.0  # for a rejection or abort to be sent and the peer to hang up; pynetdicom's ARTIM has 10
 _WAITING_ROOM: Final = 64  # connections without an association, all addresses together (row 11)
 _WAITING_ROOM_PER_ADDRESS: Final = 32
 _STRANGER_PAUSE_S: Final = 60.0  # a refused address is spoken of at most this often
@@ -140,10 +150,12 @@ _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); eac
     AttributeError,
     LookupError,
     NotImplementedError,
+    RecursionError,
     TypeError,
     ValueError,
     EOFError,
     struct.error,
+    BytesLengthException,
 )
 
 
@@ -378,19 +390,18 @@ class _Door:
         with self._lock:
             self._open.discard(assoc)
 
+    def begins(self, request: StoreRequest) -> Incoming:
+        """The sink's side of an instance that is announced."""
+        incoming: Incoming = _NotTaken()
+        with _sink_faults():
+            incoming = self._sink.begin(request)
+        return incoming
+
     def on_store(self, event: Any) -> Dataset:
         """C-STORE: the sink's verdict as a status (PS3.4 B.2.3); a sink that fails means 'send again'."""
-        request, outcome = event.request, StoreOutcome.NO_RESOURCES
+        outcome, incoming = StoreOutcome.NO_RESOURCES, event.assoc.arrived(event.request, event.context)
         with _sink_faults():
-            outcome = self._sink.store(
-                ReceivedInstance(
-                    association=event.assoc.info,
-                    sop_class_uid=str(request.AffectedSOPClassUID),
-                    sop_uid=str(request.AffectedSOPInstanceUID),
-                    transfer_syntax_uid=str(event.context.transfer_syntax),
-                    encoded=request.DataSet.getvalue() if request.DataSet else b"",
-                )
-            )
+            outcome = incoming.store()
         return _status(STATUS[outcome])
 
     def on_action(self, event: Any) -> tuple[int, None]:
@@ -437,6 +448,20 @@ class _Door:
         self._strangers[ip] = now
         info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=ip)
         threading.Thread(target=self._refused, args=(info, "address not recognised"), daemon=True).start()
+
+
+class _NotTaken:
+    """Stands in where the sink failed, against its contract."""
+
+    def write(self, data: bytes) -> None:
+        """Let it pass."""
+
+    def store(self) -> StoreOutcome:
+        """Send again."""
+        return StoreOutcome.NO_RESOURCES
+
+    def discard(self) -> None:
+        """There is nothing."""
 
 
 @contextlib.contextmanager
@@ -511,7 +536,7 @@ class _Handler(RequestHandler):
         assoc.acceptor.address_info = self.local
         assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
         assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
+        assoc.acceptor.supported_contexts = list(map(copy, self.server.contexts))  # deep, it took 43 ms (row 11)
         assoc.requestor.address_info = self.remote
         assoc.bind(evt.EVT_C_STORE, self.server.door.on_store)
         assoc.bind(evt.EVT_N_ACTION, self.server.door.on_action)
@@ -531,6 +556,20 @@ class _Socket(AssociationSocket):
         self._in_body = False
         p_data_limit = assoc.door.settings.max_pdu_bytes + _PDU_SLACK
         self._limits = {_P_DATA: p_data_limit, 5: _CONTROL_LIMIT, 6: _CONTROL_LIMIT, 7: _CONTROL_LIMIT}
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read. The library asks `select`, which no descriptor above 1023 can be told (row 12:
+        the listener then answered nobody)."""
+        if self.socket is None or not self._is_connected:
+            return False
+        try:
+            watch = select.poll()
+            watch.register(self.socket, select.POLLIN)
+            return bool(watch.poll(0)) or _has_decrypted(self.socket)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # transport connection closed
+            return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The bytes asked for, fewer only when the peer closed; OSError ends the connection.
@@ -597,8 +636,14 @@ class _Socket(AssociationSocket):
             self.socket.close()
 
 
+def _has_decrypted(connection: socket.socket) -> bool:
+    return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+
+
 class _Association(Association):
     """One connection: pynetdicom's association with a gate, a meter and an end that always comes."""
+
+    dimse: _Meter
 
     def __init__(self, ae: AE, server: _Server, peer_ip: str) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
@@ -612,7 +657,8 @@ class _Association(Association):
         self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
-        self.dul.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+        self.dul = _Wire(self)
+        self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # setting them sets its timers
 
     def run_reactor(self) -> None:
         """From the first byte to the last; however it ends, the connection is closed and the slot is free."""
@@ -620,6 +666,7 @@ class _Association(Association):
             super().run_reactor()
         finally:
             self.cut()
+            self.dimse.discard()
             self.door.ended(self)
 
     def how_it_ended(self) -> str:
@@ -635,10 +682,32 @@ class _Association(Association):
         self.idle = block and self.is_established
         super().abort(block)
 
+    def announce(self, command: C_STORE | Dataset, transfer_syntax_uid: str) -> Incoming:
+        """Tell the sink which instance is about to come."""
+        sop_class, sop_instance = _said(command, "AffectedSOPClassUID"), _said(command, "AffectedSOPInstanceUID")
+        return self.door.begins(StoreRequest(self.info, sop_class, sop_instance, transfer_syntax_uid))
+
+    def arrived(self, request: C_STORE, context: PresentationContextTuple) -> Incoming:
+        """The instance of that request; one without any byte where it came without a data set (row 19)."""
+        return self.dimse.arrived(request.MessageID) or self.announce(request, str(context.transfer_syntax))
+
     def wake(self) -> None:
         """End the wait for an association request (`acse_timeout`) of a connection that is gone."""
         if not self.admitted:
             self.dul.to_user_queue.put(None)  # which the library reads as 'timed out'
+
+    def kill(self) -> None:
+        """The library's waits for its state machine to come to rest, without end: a request whose header came before
+        `acse_timeout` and whose body came after it held thread and connection for good (rows 1, 4)."""
+        self._reactor_checkpoint.set()
+        self._kill = self._is_paused = True
+        self.is_established = False
+        words_are_due = self.requestor.primitive is not None  # an answer is on its way
+        deadline = time.monotonic() + (_LAST_WORDS_S if words_are_due else 0)
+        while self.dul.is_alive() and not self.dul.stop_dul():
+            if time.monotonic() > deadline:
+                self.cut()
+            time.sleep(0.01)
 
     def cut(self) -> None:
         """Close the connection and let both threads go."""
@@ -654,7 +723,7 @@ class _Association(Association):
         if context is None or not _is_ours(msg, str(context.abstract_syntax)):
             self.abort(block=False)
             return
-        fault = _command_fault(msg, str(context.abstract_syntax)) if isinstance(msg, C_STORE) else None
+        fault = _command_fault(msg, context) if isinstance(msg, C_STORE) else None
         if fault:
             self._answer(msg.MessageID or 0, context_id, fault)
         else:
@@ -677,14 +746,35 @@ def _is_ours(msg: DimseServiceType, abstract_syntax: str) -> bool:
     return isinstance(msg, N_ACTION) == (abstract_syntax == PUSH_MODEL)
 
 
-def _command_fault(request: C_STORE, abstract_syntax: str) -> _Answer | None:
+def _command_fault(command: C_STORE | Dataset, context: PresentationContext) -> _Answer | None:
     """What is wrong with the command itself (rows 17, 18)."""
     try:
-        checked_uid(str(request.AffectedSOPInstanceUID or ""), "SOP Instance UID")
-        sop_class = checked_uid(str(request.AffectedSOPClassUID or ""), "SOP Class UID")
+        checked_uid(_said(command, "AffectedSOPInstanceUID"), "SOP Instance UID")
+        sop_class = checked_uid(_said(command, "AffectedSOPClassUID"), "SOP Class UID")
     except Unreadable:
         return _BAD_COMMAND
-    return _WRONG_CLASS if sop_class != abstract_syntax else None
+    return _WRONG_CLASS if sop_class != str(context.abstract_syntax) else None
+
+
+def _said(command: C_STORE | Dataset, keyword: str) -> str:
+    return str(getattr(command, keyword, None) or "")
+
+
+class _Wire(DULServiceProvider):
+    """The thread that reads and writes, whose faults end the connection and not with a traceback (row 15)."""
+
+    def __init__(self, assoc: _Association) -> None:
+        super().__init__(assoc)
+        self._association = assoc
+        self.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+
+    def run_reactor(self) -> None:
+        """A state machine that is asked for the impossible (an answer to a peer who has gone on) raises."""
+        try:
+            super().run_reactor()
+        except (InvalidEventError, OSError, *_STUMBLES) as error:
+            logger.warning("connection cut", because=type(error).__name__, peer_ip=self._association.peer_ip)
+            self._association.cut()
 
 
 class _Gate(ACSE):
@@ -734,40 +824,109 @@ def _role_for(abstract_syntax: str) -> str:
 
 
 class _Meter(DIMSEServiceProvider):
-    """Message exchange that counts what it is given (rows 8, 9) and survives what cannot be decoded (row 15)."""
+    """Message exchange that counts what it is given (rows 8, 9), survives what cannot be decoded (row 15), and hands
+    the data set of a C-STORE on as it comes (row 26) where pynetdicom would collect it."""
 
     assoc: _Association
     _command_bytes = 0
     _object_bytes = 0
+    _context_id: int | None = None  # of the message being received
+    _message_id: int | None = None
+    _storing = False  # it is a C-STORE request whose command is complete
+
+    def __init__(self, assoc: _Association) -> None:
+        super().__init__(assoc)
+        self._lock = threading.Lock()  # the association's thread ends what the DUL thread receives
+        self._incoming: Incoming | None = None  # being received; None also where its command was at fault
+        self._arrived: dict[int | None, Incoming] = {}  # received whole, by Message ID, not answered yet
+        self._over = False
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Called in the DUL thread for every P-DATA PDU."""
-        if self.assoc.condemned:
-            return
-        fault = self._fault(primitive)
-        if fault:
-            self._condemn(fault)
-            return
         try:
-            super().receive_primitive(primitive)
+            for context_id, data in primitive.presentation_data_value_list:
+                if not self.assoc.condemned:
+                    self._receive(context_id, data)
         except _STUMBLES as error:
             self._condemn(f"message not understood ({type(error).__name__})")
 
-    def _fault(self, primitive: P_DATA) -> str:
+    def arrived(self, message_id: int | None) -> Incoming | None:
+        """What was received whole under that Message ID; None where no data set came."""
+        return self._arrived.pop(message_id, None)
+
+    def discard(self) -> None:
+        """Nothing more is received; what is not stored by now never will be (row 27)."""
+        with self._lock:
+            self._over = True
+            for incoming in (self._incoming, *self._arrived.values()):
+                if incoming:
+                    incoming.discard()
+
+    def _receive(self, context_id: int, data: bytes) -> None:
+        """One fragment (PS3.8 annex E)."""
         if self.message is None:
             self._command_bytes = self._object_bytes = 0
-        for context_id, data in primitive.presentation_data_value_list:
-            if context_id not in self.assoc._accepted_cx or not data:
-                return "a fragment outside any negotiated context"
-            self._count(data[0], len(data) - 1)
+            self._context_id, self._storing = context_id, False
+        fault = self._fault(context_id, data)
+        if fault:
+            self._condemn(fault)
+        elif self._storing:
+            self._store(context_id, data)
+        else:
+            self._collect(context_id, data)
+
+    def _collect(self, context_id: int, data: bytes) -> None:
+        """A fragment that pynetdicom may keep: of a command, of which a data set may follow."""
+        fragment = P_DATA()
+        fragment.presentation_data_value_list = [[context_id, data]]  # type: ignore[list-item]  # it wants lists
+        super().receive_primitive(fragment)
+        if isinstance(self.message, C_STORE_RQ) and data[0] & _COMMAND:
+            self._begin(self.message.command_set, self.assoc._accepted_cx[context_id])
+
+    def _begin(self, command: Dataset, context: PresentationContext) -> None:
+        self._storing, self._message_id = True, command.MessageID
+        if self._message_id in self._arrived:
+            self._condemn("two requests under one Message ID")
+        elif not _command_fault(command, context):
+            with self._lock:
+                self._incoming = None if self._over else self.assoc.announce(command, str(context.transfer_syntax[0]))
+
+    def _store(self, context_id: int, data: bytes) -> None:
+        with self._lock:
+            if self._incoming and not self._over:
+                self._incoming.write(data[1:])
+        if data[0] & _LAST:
+            self._end(context_id)
+
+    def _end(self, context_id: int) -> None:
+        with self._lock:
+            if self._incoming:
+                self._arrived[self._message_id] = self._incoming
+            self._incoming = None
+        self._storing = False
+        self._collect(context_id, bytes([_LAST]))  # the library's turn, with nothing left to keep
+
+    def _fault(self, context_id: int, data: bytes) -> str:
+        if context_id not in self.assoc._accepted_cx or not data:
+            return "a fragment outside any negotiated context"
+        if context_id != self._context_id or bool(data[0] & _COMMAND) is self._command_is_complete():
+            return "a fragment of another message before the last of this one"
+        self._count(data[0], len(data) - 1)
         if self._command_bytes > _COMMAND_LIMIT:
             return f"a command set of more than {_COMMAND_LIMIT} bytes"
-        if self._object_bytes > self.assoc.door.object_limit:
-            return f"an object of more than {self.assoc.door.settings.max_object_mb} MB"
+        if self._object_bytes > self._object_limit():
+            return f"an object of more than {self._object_limit() >> 20} MB"
         return "too many unanswered requests" if self.msg_queue.qsize() > _OUTSTANDING_LIMIT else ""
 
+    def _command_is_complete(self) -> bool:
+        return self.message is not None and self.message.context_id is not None
+
+    def _object_limit(self) -> int:
+        """Only a C-STORE has a large data set; pynetdicom keeps any other one in memory."""
+        return self.assoc.door.object_limit if self._storing else _OTHER_LIMIT
+
     def _count(self, control: int, size: int) -> None:
-        if control & 1:  # PS3.8 E.2: a command fragment
+        if control & _COMMAND:
             self._command_bytes += size
         else:
             self._object_bytes += size
