@@ -135,6 +135,21 @@ def test_our_sender_and_our_listener_understand_each_other(
     assert slice_file.read_bytes().endswith(node.sink.received[0].encoded)
 
 
+@pytest.mark.parametrize("pdu_bytes", [5000, 131072])
+def test_a_large_object_comes_through_whole(
+    start: Callable[..., Node], authority: Authority, pacs: Pair, tmp_path: Path, pdu_bytes: int
+) -> None:
+    """Two megabytes in PDUs that end within TLS records, or span many: what is decrypted already is waited for by no
+    poll, so that it takes seconds at most, and the sink has each byte once."""
+    (file,) = make_series(tmp_path / "large", slices=1, rows=1024, columns=1024)
+    node = start(max_pdu_bytes=pdu_bytes)
+    (outcome,) = send_files([file], to(node.port), tls=authority.settings(pacs))
+    assert outcome.stored
+    (received,) = node.sink.received
+    assert len(received.encoded) > 2 << 20
+    assert file.read_bytes().endswith(received.encoded)
+
+
 @pytest.mark.parametrize("binding", ["dns:pacs.example", "ip:127.0.0.1"])
 def test_a_certificate_is_bound_by_a_name_too(
     start: Callable[..., Node], authority: Authority, pacs: Pair, binding: str
