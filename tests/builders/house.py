@@ -91,7 +91,10 @@ class House:
             _object(ObjectKind.SR, SR, self.files, report),
         )
         stored = tuple((item, self.outbox.keep([item.encoded])) for item in made)
-        self.ledger.work.commit_result(job.lease, self.ledger.result(job, objects=stored), self.ledger.now)
+        (plan, _), (paper, _) = stored
+        owed = ((plan.sop_uid, "tps"), (plan.sop_uid, "pacs"), (paper.sop_uid, "pacs"))
+        result = self.ledger.result(job, objects=stored, owed=owed)
+        self.ledger.work.commit_result(job.lease, result, self.ledger.now)
 
     def deliver(self, structure: Change = _unchanged, report: Change = _unchanged) -> None:
         """All of it, to the end."""
