@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check-outputs gate-table check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer check-outputs gate-table soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -52,6 +52,11 @@ WORKERS ?= 1
 
 gate-table: $(STAMP)  ## planted faults and the gates that stop them, then CLEAN=1000 clean phantoms; prints one RESULT line
 	@$(BIN)/python -m bench.gates --clean $(CLEAN) --workers $(WORKERS) $(GATE_ARGS)
+
+CASES ?= 10000
+
+soak: $(STAMP)  ## the receiver under CASES=10000 mutated PDUs and data sets of SEED=0; prints one RESULT line
+	@$(BIN)/python -m tests.soak --cases $(CASES) --seed $(SEED) $(SOAK_ARGS)
 
 check: lint types floors migrations docs-fresh  ## what "done" means: format, lint, types, floors, migrations, docs, tests
 	@$(MAKE) --no-print-directory test

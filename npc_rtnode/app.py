@@ -24,6 +24,7 @@ import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.desk import Desk
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
@@ -38,12 +39,14 @@ from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.admission import Marks
+from npc_rtnode.domain.closing import Patience
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
+from npc_rtnode.pipeline.commit import Committer, Requests
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
@@ -64,6 +67,9 @@ JANITOR_S, RETENTION_S = 300, 3600
 
 CATCH_UP_S = 2
 """How often the receiver offers the ledger what it did not take while it was away."""
+
+ALARM_S = 6 * 3600
+"""How often the log tells of certificates that end soon."""
 
 
 def utc_now() -> datetime:
@@ -219,17 +225,23 @@ class ReceiveRole:
     """The listener and what it needs, in a process of its own."""
 
     def __init__(self, settings: Settings) -> None:
+        from npc_rtnode.adapters.dicom.expiry import say_expiries
         from npc_rtnode.adapters.dicom.listener import Listener  # pynetdicom is needed by this role alone
+        from npc_rtnode.adapters.dicom.tls import Credentials
 
         self._station = Station(settings)
         schema.require_head(self._station.engine)
-        site_key, quiet_s = self._station.home.site_key(), settings.assemble.quiet_s
-        self._intake = IntakeLedger(self._station.sessions, site_key, quiet_s)
+        site_key, waits = self._station.home.site_key(), settings.assemble
+        released_s = min(waits.released_s, waits.quiet_s)
+        self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
         self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
         self._door = self._station.gatekeeper()
-        self._listener = Listener(settings.listener, self._sink, self._door.refusal)
+        credentials = Credentials(settings.tls) if settings.tls.in_force else None
+        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
+        self._listener = Listener(settings.listener, self._sink, self._door.refusal, credentials, commitments)
+        alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
         self._metronome = Metronome(
-            [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S)]
+            [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S), *alarm]
         )
 
     def start(self) -> int:
@@ -240,8 +252,10 @@ class ReceiveRole:
             logger.warning("associations that the last process left open", count=lost)
         port = self._listener.start()
         self._metronome.start()
-        _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port})
-        logger.info("listening", host=self._station.settings.listener.host, port=port)
+        ports = self._listener.ports
+        _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port, "ports": ports})
+        said = self._station.settings
+        logger.info("listening", host=said.listener.host, ports=ports, tls=said.tls.in_force)
         return port
 
     def stop(self) -> None:
@@ -269,7 +283,7 @@ class WorkRole:
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
-        self._sender = DicomSender()
+        self._sender = DicomSender(tls=settings.tls)
         self._reader: SeriesReader = DicomSeriesReader()
         self._stopping = threading.Event()
         self._in_hand: set[str] = set()
@@ -304,6 +318,7 @@ class WorkRole:
                 Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
                 for d in self._station.settings.destinations
             ),
+            Tick("commit", self._until_none(self._committer().run), 2),
             Tick("janitor", self._station.janitor().run, JANITOR_S),
             Tick("retention", self._station.retention().run, RETENTION_S),
             Tick(
@@ -312,7 +327,13 @@ class WorkRole:
         ]
 
     def _assemble(self) -> Callable[[], int]:
-        assembler = Assembler(self._series, self._station.spool, self._reader, utc_now)
+        from npc_rtnode.adapters.dicom.archive import Archives
+
+        settings = self._station.settings
+        waits = settings.assemble
+        patience = Patience(waits.quiet_s, waits.released_s, waits.asked_apart_s)
+        sources = Archives(settings.archives, settings.tls)
+        assembler = Assembler(self._series, self._station.spool, self._reader, utc_now, patience, sources)
 
         def look() -> int:
             closed = assembler.run()
@@ -360,6 +381,13 @@ class WorkRole:
             destinations=self._station.settings.destinations,
             barrier=self._barrier(COMPUTE),
         )
+
+    def _committer(self) -> Committer:
+        from npc_rtnode.adapters.dicom.commitment import CommitmentReporter
+
+        settings = self._station.settings
+        reporter = CommitmentReporter(settings.archives, settings.tls)
+        return Committer(CommitmentLedger(self._station.sessions), self._station.spool, reporter, utc_now)
 
     def _deliverer(self, destination: Destination) -> Deliverer:
         deliver = self._station.settings.deliver

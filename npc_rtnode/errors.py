@@ -46,6 +46,13 @@ class AssociationRejected(PeerError):
     exit_code = 61
 
 
+class TlsFailed(PeerError):
+    """TLS could not be agreed with the peer."""
+
+    code = "TLS_FAILED"
+    exit_code = 61
+
+
 class ContextRefused(PeerError):
     """The peer does not accept this SOP Class."""
 

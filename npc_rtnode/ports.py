@@ -6,6 +6,7 @@ Adapters fulfil these by shape alone. Pure functions need no port; they are call
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,22 +19,27 @@ from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
 from npc_rtnode.domain.records import (
     Arrival,
+    Asked,
     AssociationInfo,
     Choice,
     Closing,
+    CommitmentInHand,
+    CommitmentReport,
+    CommitmentRequest,
     DeliveryInHand,
     Finding,
+    Holding,
     InstanceIdentity,
     JobInHand,
     Lease,
     OpenSeries,
     OpenStudy,
-    ReceivedInstance,
     ResultToCommit,
     SendReceipt,
     SeriesAttributes,
     SliceHeader,
     StoreOutcome,
+    StoreRequest,
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
@@ -52,14 +58,53 @@ class Clock(Protocol):
 class Spool(Protocol):
     """Bytes as they came, content-addressed and durable (intake.md 2.2)."""
 
-    def keep(self, data: Sequence[bytes]) -> str:
+    def keep(self, data: Sequence[bytes | memoryview]) -> str:
         """Write, fsync, rename, fsync the directory; the SHA-256. Raises DiskLow, before the first byte if short."""
+
+    def begin(self) -> Part:
+        """An object of which not all is there yet. Raises DiskLow."""
 
     def path(self, sha256: str) -> Path:
         """Where those bytes lie; the name is the digest, never a text from a peer."""
 
     def read(self, sha256: str) -> bytes:
         """The bytes, their digest checked."""
+
+
+class Part(Protocol):
+    """An object on its way into the spool; nothing of it counts before `keep`. It ends with `discard`, always."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, data: bytes) -> None:
+        """Append, digest on the way. Raises DiskLow."""
+
+    def reading(self, skip: int = 0) -> AbstractContextManager[memoryview]:
+        """What was written, from byte `skip` on, for the time of a `with`; after `keep` too, until `discard`."""
+
+    def keep(self) -> str:
+        """Durable under its digest, which is returned. Raises DiskLow."""
+
+    def discard(self) -> None:
+        """Let go of it, and leave nothing of what was not kept."""
+
+
+class Incoming(Protocol):
+    """One instance while it is received. Nothing of it raises: what goes wrong is the outcome of `store`.
+
+    `write` and `discard` may come from two threads; after `store` or `discard` there is nothing more to say to it.
+    """
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of the data set, as they came."""
+
+    def store(self) -> StoreOutcome:
+        """That was all of it: keep it durably, or say why it was not kept."""
+
+    def discard(self) -> None:
+        """The rest will not come."""
 
 
 class InstanceSink(Protocol):
@@ -71,20 +116,53 @@ class InstanceSink(Protocol):
     def rejected(self, association: AssociationInfo, reason: str) -> None:
         """An association was refused, and why."""
 
-    def store(self, received: ReceivedInstance) -> StoreOutcome:
-        """Keep one instance; returns only after it is durable, or says why it was not kept. Never raises."""
+    def begin(self, request: StoreRequest) -> Incoming:
+        """An instance is announced; its bytes follow. Never raises."""
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended: released, aborted or lost."""
 
 
+class CommitmentSink(Protocol):
+    """What the listener hands requests for storage commitment to (pipeline/commit)."""
+
+    def request(self, request: CommitmentRequest) -> None:
+        """Durable before it returns; raises LedgerUnavailable."""
+
+
+class CommitmentPages(Protocol):
+    """The ledger as answering those requests needs it."""
+
+    def request(self, request: CommitmentRequest, now: datetime) -> None:
+        """A transaction is owed its report; asked for again, it is owed it again."""
+
+    def due(self, now: datetime) -> CommitmentInHand | None:
+        """The oldest that is owed its report now."""
+
+    def held(self, sop_uids: Sequence[str]) -> list[Holding]:
+        """Every content that is kept of these instances."""
+
+    def reported(self, commitment: CommitmentInHand, report: CommitmentReport, now: datetime) -> None:
+        """The requester has its report."""
+
+    def failed(self, commitment: CommitmentInHand, decision: Decision, now: datetime) -> None:
+        """Postpone or give up."""
+
+
+class Reporter(Protocol):
+    """How a report reaches who asked for it."""
+
+    def report(self, ae_title: str, transaction_uid: str, report: CommitmentReport) -> None:
+        """N-EVENT-REPORT; returns only when that very report was accepted, else raises a PeerError."""
+
+
 class DatasetReader(Protocol):
     """The few questions that receiving asks of a data set's bytes (adapters/dicom/structure)."""
 
-    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+    def identify(self, encoded: bytes | memoryview, transfer_syntax_uid: str) -> InstanceIdentity:
         """Walk the structure to the very last byte, then read identity; raises Unreadable."""
 
-    def file_prefix(self, received: ReceivedInstance) -> bytes:
+    def file_prefix(self, request: StoreRequest) -> bytes:
         """Preamble, prefix and file meta group (PS3.10 7.1) that make the encoded bytes a DICOM file."""
 
     def differences(self, first: bytes, second: bytes) -> tuple[str, ...]:
@@ -148,7 +226,7 @@ class IntakePages(Protocol):
     def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
         """A caller was refused."""
 
-    def not_kept(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str, now: datetime) -> None:
+    def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
         """An instance was refused, and why."""
 
     def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
@@ -170,11 +248,30 @@ class SeriesPages(Protocol):
     def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out."""
 
+    def asked(self, series: OpenSeries, answer: Asked) -> None:
+        """Record what the source said."""
+
+    def wait(self, series: OpenSeries, until: datetime) -> None:
+        """Look again then, unless an instance has come since."""
+
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since."""
 
     def trouble(self, series: OpenSeries, because: str, now: datetime) -> None:
         """Judging it went wrong: look again later, set it apart at the third time."""
+
+
+class Sources(Protocol):
+    """The systems that hold what is sent to us, and can be asked about it (adapters/dicom/archive)."""
+
+    def answers_for(self, calling_ae: str) -> bool:
+        """Whether there is one for what this AE title sends."""
+
+    def name(self, calling_ae: str) -> str:
+        """What the settings call it."""
+
+    def count(self, calling_ae: str, study_uid: str, series_uid: str) -> int | None:
+        """How many instances it has of the series, None where it does not say; raises PeerError."""
 
 
 class StudyPages(Protocol):

@@ -28,6 +28,8 @@ CONTENT_VERSION: Final = 2
 _PLAIN_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+( [\x21-\x5b\x5d-\x7e]+)*")
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, no backslash, no control characters
 
+_CERTIFICATE = re.compile(r"sha256:[0-9a-fA-F]{64}|dns:[A-Za-z0-9._*-]{1,253}|ip:[0-9a-fA-F.:]{2,45}")
+
 
 def _ae_title(text: str) -> str:
     if not _AE_TITLE.fullmatch(text) or text != text.strip() or not text:
@@ -51,6 +53,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _certificate(text: str) -> str:
+    if not _CERTIFICATE.fullmatch(text):
+        raise ValueError("a certificate is named by sha256:64 hexadecimal digits, dns:NAME or ip:ADDRESS")
+    return text.lower()
+
+
 def _pattern(text: str) -> str:
     try:
         pattern = re.compile(text, REGEX_FLAGS)
@@ -64,9 +72,11 @@ def _pattern(text: str) -> str:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Host = Annotated[str, AfterValidator(_host)]
+Certificate = Annotated[str, AfterValidator(_certificate)]
 PlainText = Annotated[str, AfterValidator(_plain_text)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+OtherPort = Annotated[int, Field(ge=1, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -118,13 +128,28 @@ class Peer(_Section):
 
     ae_title: AETitle = Field(description="The calling AE title, case-sensitive.")
     networks: tuple[Network, ...] = Field(min_length=1, description="CIDR networks, e.g. 10.1.2.3/32.")
+    certificates: tuple[Certificate, ...] = Field(
+        (),
+        description="With [tls]: the certificates that speak for this AE title, each as sha256:FINGERPRINT, or by a "
+        "subjectAltName as dns:NAME or ip:ADDRESS.",
+    )
+    plaintext: bool = Field(False, description="With [tls]: it may call listener.plaintext_port, without TLS.")
+    roles: tuple[Literal["store", "commit"], ...] = Field(
+        ("store",), min_length=1, description="store: it may send. commit: it may ask for storage commitment."
+    )
 
 
 class ListenerSettings(_Section):
     """The Storage SCP."""
 
     host: Host = Field("127.0.0.1", description="Address to bind.")
-    port: Port = Field(11112, description="0 takes any free port.")
+    port: Port = Field(11112, description="0 takes any free port. With [tls] in force it speaks TLS alone.")
+    plaintext_port: int = Field(
+        -1,
+        ge=-1,
+        le=65535,
+        description="With [tls], a second port without TLS for peers with plaintext = true; -1: none.",
+    )
     called: tuple[CalledAE, ...] = Field((CalledAE(ae_title="NPC_RTNODE"),), min_length=1)
     peers: tuple[Peer, ...] = Field((), description="Who may send. Nobody else is answered.")
     max_associations: int = Field(20, ge=1, le=200, description="More are rejected as a transient condition.")
@@ -134,10 +159,42 @@ class ListenerSettings(_Section):
     reserve_free_mb: int = Field(2048, ge=0, description="With less free space than this, nothing is accepted (A700).")
 
 
+class TlsSettings(_Section):
+    """Certificates, PEM files; with them every caller must use mutual TLS (BCP 195), and destinations may."""
+
+    certificate: str = Field("", description="Ours, with its intermediates. Empty: no TLS. Read again when it changes.")
+    key: str = Field("", description="Its private key, not encrypted, readable by the node's user alone.")
+    trusted: str = Field("", description="The authorities whose certificates peers may show.")
+    warn_days: int = Field(30, ge=7, le=365, description="A certificate that ends within so many days is told.")
+
+    @property
+    def in_force(self) -> bool:
+        """Whether this node has certificates."""
+        return bool(self.certificate)
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> TlsSettings:
+        named = [bool(self.certificate), bool(self.key), bool(self.trusted)]
+        if any(named) and not all(named):
+            raise ValueError("certificate, key and trusted are set together or not at all")
+        return self
+
+
+NO_TLS: Final = TlsSettings()
+
+
 class AssembleSettings(_Section):
     """When a series counts as complete."""
 
     quiet_s: Seconds = Field(30, description="No new instance for this long, and geometrically whole: complete.")
+    released_s: Pause = Field(
+        5,
+        description="The same, after the sender released the one association that brought all of the series; and when "
+        "an archive that answers for the sender is first asked.",
+    )
+    asked_apart_s: Seconds = Field(
+        5, description="An archive that has as many instances as are here, said twice this far apart: complete."
+    )
 
 
 class SelectSettings(_Section):
@@ -225,6 +282,10 @@ class Destination(_Section):
     calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
     timeout_s: Seconds = Field(30, description="Silence that ends an attempt.")
     wall_clock_s: Seconds = Field(120, description="The sending process is killed after this.")
+    tls: bool = Field(False, description="Call it by mutual TLS, with the certificates of [tls].")
+    certificates: tuple[Certificate, ...] = Field(
+        (), description="With tls: the certificates it may answer with, named as in listener.peers; else those of host."
+    )
 
     @model_validator(mode="after")
     def _fits_its_profile(self) -> Destination:
@@ -244,6 +305,23 @@ class Destination(_Section):
     def encoding(self) -> Encoding:
         """VR encoding offered first."""
         return PROFILES[self.profile].encoding if self.transfer_syntax == "profile" else self.transfer_syntax
+
+
+class Archive(_Section):
+    """A system that we may call: to ask what a series should have, to report commitment to, to pull studies from."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Short name used by the CLI and in logs.")
+    ae_title: AETitle
+    host: Host
+    port: OtherPort
+    answers_for: tuple[AETitle, ...] = Field(
+        (), description="Calling AE titles whose series it holds: it is asked before one of theirs is closed."
+    )
+    calling_ae: AETitle = Field("NPC_RTNODE", description="How we introduce ourselves to it.")
+    timeout_s: Seconds = Field(10, description="Silence that ends a call.")
+    wall_clock_s: Seconds = Field(30, description="The calling process is killed after this, or this after an answer.")
+    tls: bool = Field(False, description="Call it by mutual TLS, with the certificates of [tls].")
+    certificates: tuple[Certificate, ...] = Field((), description="As at destinations.")
 
 
 class AdmissionSettings(_Section):
@@ -298,22 +376,36 @@ class Settings(_Section):
     node: NodeSettings = NodeSettings()
     database: DatabaseSettings = DatabaseSettings()
     listener: ListenerSettings = ListenerSettings()
+    tls: TlsSettings = TlsSettings()
     assemble: AssembleSettings = AssembleSettings()
     select: SelectSettings = SelectSettings()
     infer: InferSettings = InferSettings()
     content: ContentSettings = ContentSettings()
     deliver: DeliverSettings = DeliverSettings()
     destinations: tuple[Destination, ...] = ()
+    archives: tuple[Archive, ...] = ()
     admission: AdmissionSettings = AdmissionSettings()
     retain: RetainSettings = RetainSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
-        names = [destination.name for destination in self.destinations]
-        if len(names) != len(set(names)):
+        for what, named in (("destinations", self.destinations), ("archives", self.archives)):
+            names = [one.name for one in named]
+            if len(names) != len(set(names)):
+                raise ValueError(
+                    f"{what}: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reports_find_their_way(self) -> Settings:
+        known = {archive.ae_title for archive in self.archives}
+        lost = [p.ae_title for p in self.listener.peers if "commit" in p.roles and p.ae_title not in known]
+        if lost:
             raise ValueError(
-                f"destinations: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
+                f"listener.peers: {', '.join(lost)} may ask for commitment, and no [[archives]] of that AE title says "
+                "where the report goes"
             )
         return self
 
@@ -325,6 +417,22 @@ class Settings(_Section):
                 "name who may send, or bind to 127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _certificates_are_bound(self) -> Settings:
+        if self.tls.in_force:
+            unbound = [p.ae_title for p in self.listener.peers if not (p.certificates or p.plaintext)]
+            if unbound:
+                raise ValueError(
+                    f"listener.peers: {', '.join(unbound)} can never call: [tls] is set, and neither certificates nor "
+                    "plaintext = true says how it may"
+                )
+        elif wanting := self._called_by_tls():
+            raise ValueError(f"{', '.join(wanting)}: tls is asked for, and [tls] names no certificate")
+        return self
+
+    def _called_by_tls(self) -> list[str]:
+        return [*(d.name for d in self.destinations if d.tls), *(a.name for a in self.archives if a.tls)]
 
     @property
     def orders(self) -> tuple[ObjectOrder, ...]:
@@ -343,6 +451,14 @@ class Settings(_Section):
                 return destination
         known = ", ".join(d.name for d in self.destinations) or "none"
         raise ConfigFault(f"no destination is called {name!r}; configured: {known}")
+
+    def archive(self, name: str) -> Archive:
+        """The archive of that name; ConfigFault names the ones there are."""
+        for archive in self.archives:
+            if archive.name == name:
+                return archive
+        known = ", ".join(one.name for one in self.archives) or "none"
+        raise ConfigFault(f"no archive is called {name!r}; configured: {known}")
 
 
 def is_loopback(host: str) -> bool:

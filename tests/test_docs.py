@@ -67,7 +67,7 @@ def test_the_example_is_valid_settings() -> None:
     settings = load_settings(EXAMPLE, environ={})
     assert [(d.name, d.test, [str(kind) for kind in d.objects]) for d in settings.destinations] == [
         ("tps", False, ["RTSTRUCT"]),
-        ("pacs", False, ["RTSTRUCT", "SR"]),
+        ("pacs", False, ["SEG", "RTSTRUCT", "SR"]),
     ]
     assert {called.ae_title: called.indication for called in settings.listener.called} == {
         "NPC_RTNODE": "unknown",

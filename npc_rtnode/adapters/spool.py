@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from npc_rtnode.errors import DiskLow, NotFound, Unreadable
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INCOMING: Final = "incoming"
 
 
@@ -34,7 +35,7 @@ class FileSpool:
         self._reserve = reserve_free_bytes
         _make_folders(root)
 
-    def keep(self, data: Sequence[bytes]) -> str:
+    def keep(self, data: Sequence[bytes | memoryview]) -> str:
         """Write, fsync, rename, fsync the directory; returns the SHA-256 of the joined parts.
 
         Bytes that are here already, whole, are not written again. Raises DiskLow before the first byte when less than
@@ -42,13 +43,18 @@ class FileSpool:
         never tried again on the same file, the part is removed and the sender sends anew.
         """
         sha256 = _digest(data)
-        final = self.path(sha256)
         with _disk_faults():
-            if not _holds(final, sha256):
-                self._admit(sum(map(len, data)))
-                self._write(data, final)
-            _sync_folder(final.parent)  # also for a copy that another thread has only just renamed
-        return sha256
+            if _holds(self.path(sha256), sha256):
+                _sync_folder(self.path(sha256).parent)  # another thread may have only just renamed it
+                return sha256
+            self.admit(sum(map(len, data)))
+        return self._written(data)
+
+    def begin(self) -> Part:
+        """An object of which not all is there yet; DiskLow when already its first byte would go into the reserve."""
+        with _disk_faults():
+            self.admit(1)
+            return Part(self, self._root / _INCOMING / f"{secrets.token_hex(16)}.part")
 
     def path(self, sha256: str) -> Path:
         """Where those bytes lie, or would lie; NotFound for anything but 64 lower-case hexadecimal digits."""
@@ -89,23 +95,85 @@ class FileSpool:
         oldest = now.timestamp() - older_than_s
         return sum(_remove_if_older(part, oldest) for part in (self._root / _INCOMING).glob("*.part"))
 
-    def _admit(self, size: int) -> None:
+    def admit(self, size: int) -> None:
+        """DiskLow when `size` bytes more would go into the reserve."""
         free = self.free_bytes()
         if free - size < self._reserve:
             raise DiskLow(f"{free >> 20} MiB free, {self._reserve >> 20} MiB are kept in reserve.")
 
-    def _write(self, data: Sequence[bytes], final: Path) -> None:
-        part = self._root / _INCOMING / f"{secrets.token_hex(16)}.part"
+    def _written(self, data: Sequence[bytes | memoryview]) -> str:
+        part = self.begin()
         try:
-            _write_through(data, part)
-            part.rename(final)
-        except OSError:
-            with suppress(OSError):
-                part.unlink()
-            raise
+            for piece in data:
+                part.write(piece)
+            return part.keep()
+        finally:
+            part.discard()
 
 
-def _digest(data: Sequence[bytes]) -> str:
+class Part:
+    """An object on its way into the spool, in a file of its own: nothing of it counts before `keep`.
+
+    Fulfils ports.Part, for one thread at a time. Whoever begins one ends it by `discard`: until then what was written
+    can be read, even if retention has removed the file that it became.
+    """
+
+    def __init__(self, spool: FileSpool, path: Path) -> None:
+        """Make the file, for its owner alone."""
+        self._spool = spool
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._stream = open(os.open(path, _NEW_FILE, 0o600), "wb", buffering=0)  # noqa: SIM115  (closed by its end)
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append, digest on the way; DiskLow when it would go into the reserve, or when the disk fails."""
+        with _disk_faults():
+            self._spool.admit(len(data))
+            view = memoryview(data)
+            while view:
+                view = view[self._stream.write(view) :]
+        self._digest.update(data)
+        self.size += len(data)
+
+    @contextmanager
+    def reading(self, skip: int = 0) -> Iterator[memoryview]:
+        """What was written, from byte `skip` on, mapped and not loaded; the view is gone after the `with`."""
+        with (
+            mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[skip:] as view,
+        ):
+            yield view
+
+    def keep(self) -> str:
+        """fsync, rename, fsync the directory; the SHA-256 of all that was written.
+
+        Bytes that are here already, whole, stay as they are. A failed fsync is never tried again: DiskLow.
+        """
+        sha256 = self._digest.hexdigest()
+        final = self._spool.path(sha256)
+        try:
+            with _disk_faults():
+                if not _holds(final, sha256):
+                    os.fsync(self._stream.fileno())
+                    self._path.rename(final)
+                _sync_folder(final.parent)  # also for a copy that another thread has only just renamed
+        finally:
+            self._unlink()
+        return sha256
+
+    def discard(self) -> None:
+        """Close it; the file goes, where it was not kept and has not gone before."""
+        self._stream.close()
+        self._unlink()
+
+    def _unlink(self) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def _digest(data: Sequence[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in data:
         digest.update(piece)
@@ -119,15 +187,6 @@ def _holds(final: Path, sha256: str) -> bool:
             return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
     except FileNotFoundError:
         return False
-
-
-def _write_through(data: Sequence[bytes], part: Path) -> None:
-    with open(os.open(part, _NEW_FILE, 0o600), "wb", buffering=0) as stream:
-        for piece in data:
-            view = memoryview(piece)
-            while view:
-                view = view[stream.write(view) :]
-        os.fsync(stream.fileno())
 
 
 def _make_folders(root: Path) -> None:

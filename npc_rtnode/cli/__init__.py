@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import bundle, config, database, demo, fsck, network, node, rules, status, studies, work
+from npc_rtnode.cli import backfill, bundle, config, database, demo, fsck, network, node, rules, status, studies, work
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -23,6 +23,7 @@ app.command("version")(node.version)
 app.command("run")(node.run)
 app.command("echo")(network.echo)
 app.command("send")(network.send)
+app.command("pull")(backfill.pull)
 app.command("why")(studies.why)
 app.command("reprocess")(work.reprocess)
 app.command("retry")(work.retry)

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npc_rtnode.adapters.database import health, schema
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.app import Home, Station
 from npc_rtnode.cli.status import admission_of
 from npc_rtnode.domain.admission import Level
 from npc_rtnode.errors import NodeError
-from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings
+from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings, TlsSettings
 
 if TYPE_CHECKING:
+    from npc_rtnode.adapters.dicom.expiry import Expiry
     from npc_rtnode.adapters.predictor import BundlePredictor
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
@@ -47,7 +49,8 @@ def examine(settings: Settings, golden: bool) -> list[Check]:
         _rules(settings),
         *_bundle(settings.infer, golden),
         _libraries(),
-        *_destinations(settings.destinations),
+        *_certificates(settings.tls),
+        *_destinations(settings),
         _clock(settings),
     ]
 
@@ -99,6 +102,7 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
     yield Check("traffic", GOOD, said)
     yield _admission(station, counts)
+    yield _commitments(CommitmentLedger(station.sessions).counts())
 
 
 def _admission(station: Station, counts: dict[str, Any]) -> Check:
@@ -109,6 +113,14 @@ def _admission(station: Station, counts: dict[str, Any]) -> Check:
     outcome = {Level.OPEN: GOOD, Level.LOW: WARNING}.get(door["level"], FAULT)
     fix = "free space, or wait until the backlog is worked off: senders are asked to try again"
     return Check("admission", outcome, said, "" if outcome == GOOD else fix)
+
+
+def _commitments(counts: dict[str, int]) -> Check:
+    """What is owed to who asked whether its instances are safe here."""
+    owed, failed = counts.get("PENDING", 0), counts.get("FAILED", 0)
+    said = f"{counts.get('REPORTED', 0)} reported, {owed} owed, {failed} given up"
+    fix = "the log names the reason; the requester may ask again" if failed else ""
+    return Check("storage commitment", WARNING if failed else GOOD, said, fix)
 
 
 def _coded(error: NodeError | OSError) -> str:
@@ -183,17 +195,44 @@ def _libraries() -> Check:
     return Check("libraries", GOOD, "rt-utils and OpenCV load")
 
 
-def _destinations(destinations: tuple[Destination, ...]) -> Iterator[Check]:
-    if not destinations:
+def _certificates(tls: TlsSettings) -> Iterator[Check]:
+    """How long they are good, whether they fit together, and whether the key is for the node's user alone."""
+    from npc_rtnode.adapters.dicom.expiry import expiries
+    from npc_rtnode.adapters.dicom.tls import server_context
+
+    if not tls.in_force:
+        yield Check("TLS", GOOD, "not set up: DICOM travels as plain text")
+        return
+    try:
+        server_context(tls)
+        yield from (_expiry(one, tls.warn_days) for one in expiries(tls))
+    except NodeError as error:
+        yield Check("TLS", FAULT, _coded(error), "make the three files of [tls] a set that this user may read")
+        return
+    if os.stat(tls.key).st_mode & 0o077:
+        yield Check("tls.key", WARNING, "others than the node's user may read the private key", "chmod 600")
+
+
+def _expiry(one: Expiry, warn_days: int) -> Check:
+    from npc_rtnode.adapters.dicom.expiry import LAST_DAYS
+
+    left = one.days_left(datetime.now(UTC))
+    outcome = FAULT if left < LAST_DAYS else WARNING if left < warn_days else GOOD
+    fix = "" if outcome == GOOD else "renew it: a changed file is read again without a restart"
+    return Check(one.what, outcome, f"good until {one.until:%Y-%m-%d}, {left} days", fix)
+
+
+def _destinations(settings: Settings) -> Iterator[Check]:
+    if not settings.destinations:
         yield Check("destinations", WARNING, "none is configured: every result is held", "add [[destinations]]")
-    for destination in destinations:
-        yield _destination(destination)
+    for destination in settings.destinations:
+        yield _destination(destination, settings.tls)
 
 
-def _destination(destination: Destination) -> Check:
+def _destination(destination: Destination, tls: TlsSettings) -> Check:
     from npc_rtnode.adapters.dicom.sender import DicomSender
 
-    name, sender = f"destination {destination.name}", DicomSender()
+    name, sender = f"destination {destination.name}", DicomSender(tls=tls)
     try:
         seconds = sender.echo(destination)
         takes = sender.negotiate(destination)

@@ -29,6 +29,7 @@ _TABLES: Mapping[str, tuple[Table, ...]] = {
         {"ae_title": "NPC_MR", "indication": "npc"},
     ),
     "listener.peers": ({"ae_title": "PACS", "networks": ["127.0.0.1/32"]},),
+    "archives": ({"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 11114},),
     "destinations": (
         {
             "name": "tps",

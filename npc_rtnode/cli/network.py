@@ -25,8 +25,9 @@ def echo(peer: Peer, aet: Calling = None, aec: Called = None, config: Config = N
     """C-ECHO a peer; exit 60 unreachable, 61 rejected."""
     from npc_rtnode.adapters.dicom.sender import DicomSender
 
-    destination = _destination(settings_of(config), peer, aet, aec)
-    seconds = DicomSender().echo(destination)
+    settings = settings_of(config)
+    destination = _destination(settings, peer, aet, aec)
+    seconds = DicomSender(tls=settings.tls).echo(destination)
     if as_json:
         answer(
             {"ok": True, "peer": f"{destination.ae_title}@{destination.host}:{destination.port}", "seconds": seconds}
@@ -50,7 +51,8 @@ def send(
     """
     from npc_rtnode.adapters.dicom.sender import send_files
 
-    destination = _destination(settings_of(config), peer, aet, aec)
+    settings = settings_of(config)
+    destination = _destination(settings, peer, aet, aec)
     paths = sorted(p for f in files for p in ([f] if f.is_file() else f.rglob("*")) if p.is_file())
     if not (destination.test and aec is None):
         _refuse_results(paths)
@@ -60,7 +62,7 @@ def send(
             markup=False,
         )
         return
-    results = send_files(paths, destination, destination.calling_ae)
+    results = send_files(paths, destination, destination.calling_ae, settings.tls)
     refused = [result for result in results if not result.stored]
     if as_json:
         answer(

@@ -125,6 +125,7 @@ def _series_story(series: View) -> list[str]:
         f"  received          {series['instances']} instances",
         *(_association_story(association) for association in series["associations"]),
         f"  called            {series['called_ae']}",
+        *(f"  source said       {_answer_story(answer)}" for answer in series["asked"]),
         f"  closed            {series['closed_because'] or 'not yet'}",
         *(line for copies in series["conflicts"] for line in _conflict_story(copies)),
         *word,
@@ -164,6 +165,11 @@ def _conflict_story(copies: list[View]) -> list[str]:
         f"{copy['size']} bytes, {copy['sha256'][:12]}"
         for number, copy in enumerate(copies, 1)
     ]
+
+
+def _answer_story(answer: View) -> str:
+    said = answer["because"] if answer["instances"] is None else f"{answer['instances']} instances"
+    return f"{answer['source']} at {answer['at'][:19]}: {said}"
 
 
 def _association_story(one: View) -> str:

@@ -1,7 +1,8 @@
 """Is a series whole? A judgement over headers, with a reason for every answer; DICOM itself has no word for "the end".
 
 What geometry cannot see is said here once: slices missing at either end, or every second slice missing, leave an even
-stack. ImagesInAcquisition, where it is stated and larger than the count, is the only hint about those.
+stack. ImagesInAcquisition, where it is stated and larger than the count, and the source's own count (domain/closing)
+are the only hints about those.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Kind(StrEnum):
 IDENTITY_CODES = frozenset({"MIXED_PATIENT", "MIXED_STUDY"})
 """Findings that forbid any use of the series."""
 
-RELEASABLE_CODES = frozenset({"COUNT_SHORT", "ABORTED", "REFUSED"})
+RELEASABLE_CODES = frozenset({"COUNT_SHORT", "ABORTED", "REFUSED", "SOURCE_HAS_MORE"})
 """Partial by these alone, a person may declare the series complete.
 
 A gap is never released: a contour would be drawn through anatomy that nobody sent.
@@ -72,8 +73,9 @@ def transfer_doubts(cut_short: str | None, refused: int) -> list[Finding]:
 
 
 def doubted(completeness: Completeness, doubts: Sequence[Finding]) -> Completeness:
-    """The judgement in the light of the transfer: a stack that looks whole is partial while there is a doubt."""
-    if not doubts or completeness.kind not in {Kind.WHOLE, Kind.PARTIAL}:
+    """The judgement in the light of the transfer: what looks whole, or is merely small, is partial under a doubt."""
+    small = {finding.code for finding in completeness.findings} <= INCOMPLETE_CODES | _HEALED_WITH_THEM
+    if not doubts or completeness.kind is Kind.UNUSABLE or not small:
         return completeness
     return Completeness(Kind.PARTIAL, (*completeness.findings, *doubts))
 

@@ -6,7 +6,7 @@ Units stand in the names; arrays are `[slice, row, column]`, points LPS millimet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -54,13 +54,19 @@ class AssociationInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedInstance:
-    """One instance as it came: `encoded` is the data set's bytes, untouched, in `transfer_syntax_uid`."""
+class StoreRequest:
+    """What a C-STORE command announces, before a byte of the data set is there (PS3.7 9.3.1.1)."""
 
     association: AssociationInfo
     sop_class_uid: str
     sop_uid: str
     transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance(StoreRequest):
+    """One instance as it came, in memory: `encoded` is the data set's bytes, untouched, in `transfer_syntax_uid`."""
+
     encoded: bytes
 
 
@@ -80,11 +86,58 @@ class Arrival:
     """One instance whose bytes are already safe in the spool, and how it compares with the copies before it."""
 
     identity: InstanceIdentity
-    received: ReceivedInstance
+    received: StoreRequest
     sha256: str
     size: int
     same_as: str | None = None  # SHA-256 of a kept copy: the same elements, encoded in another way
     differs_in: tuple[str, ...] = ()  # keywords of the elements in which it is not the copy that is kept
+
+
+# --- storage commitment -----------------------------------------------------------------------------------------------
+
+
+ObjectName = tuple[str, str]
+"""SOP Class UID and SOP Instance UID."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """A peer asks whether these instances are safe here (PS3.4 J.3.2)."""
+
+    calling_ae: str
+    transaction_uid: str
+    wanted: tuple[ObjectName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One content that is kept of an instance."""
+
+    sop_uid: str
+    sop_class_uid: str
+    sha256: str
+    counts: bool = True  # it is the instance's content, or another encoding of it
+    in_conflict: bool = False  # another content under a UID that has one; nobody has chosen yet
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What is committed, and with which FailureReason (0008,1197) the rest is not."""
+
+    committed: tuple[ObjectName, ...]
+    refused: tuple[tuple[ObjectName, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentInHand:
+    """A request that is owed its report; `attempts` counts the one that begins now."""
+
+    commitment_id: int
+    calling_ae: str
+    transaction_uid: str
+    wanted: tuple[ObjectName, ...]
+    attempts: int
+    requested_at: datetime
 
 
 # --- assemble, select -------------------------------------------------------------------------------------------------
@@ -173,6 +226,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a source said when it was asked how many instances a series has; None: no answer, and why."""
+
+    at: datetime
+    source: str
+    instances: int | None
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """How a quiet series was judged: CLOSED_WHOLE, CLOSED_PARTIAL or QUARANTINED, and in whose words."""
 
@@ -247,6 +310,14 @@ class OpenSeries:
     state: SeriesState = (
         SeriesState.COMPLETE
     )  # as it was seen: a choice on a series that has moved on counts for nothing
+
+    calling_ae: str = ""  # who sent last
+    released_alone: bool = False  # one association brought all there is, and was released
+    asked: tuple[Asked, ...] = ()  # what its source was asked, oldest first
+
+    def with_answer(self, answer: Asked) -> OpenSeries:
+        """The same with one answer more."""
+        return replace(self, asked=(*self.asked, answer))
 
     @property
     def seen(self) -> int:

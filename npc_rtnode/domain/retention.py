@@ -44,6 +44,7 @@ class SeriesStanding:
     leases: int
     last_at: datetime  # when anything last happened to it
     files: Mapping[Place, tuple[KeptFile, ...]]
+    commitments: int = 0  # requests for storage commitment that name an instance of it and are owed their report
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,8 @@ def _reasons_of(series: SeriesStanding) -> Iterator[Finding]:
         yield Finding("LEASED", f"{series.leases} leases on work of {name}", series.leases, 0.0)
     if series.owed:
         yield Finding("OWED", f"{series.owed} deliveries of {name} have not been made", series.owed, 0.0)
+    if asked := series.commitments:
+        yield Finding("COMMITMENT", f"{asked} storage commitments of {name} have not been reported", asked, 0.0)
     if unfinished := sorted(set(series.jobs) - _ENDED):
         code = "HELD" if unfinished == [JobState.HELD] else "UNDELIVERED"
         yield Finding(code, f"a job of {name} is {', '.join(unfinished)}")

@@ -1,8 +1,13 @@
-"""Receive: bytes into the spool, a row into the ledger, and only then Success (intake.md 2.2, ADR 0005)."""
+"""Receive: bytes into the spool, a row into the ledger, and only then Success (intake.md 2.2, ADR 0005).
+
+An object is written into its part file as it comes and judged there (ADR 0019): no object is ever in memory whole, but
+for the comparison with another copy of itself, one at a time.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
@@ -12,13 +17,13 @@ from npc_rtnode.domain.records import (
     Arrival,
     AssociationInfo,
     InstanceIdentity,
-    ReceivedInstance,
     StoreOutcome,
+    StoreRequest,
 )
 from npc_rtnode.domain.retry import describe
 from npc_rtnode.errors import DiskLow, LedgerUnavailable, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
-from npc_rtnode.ports import Clock, DatasetReader, IntakePages, Spool
+from npc_rtnode.ports import Clock, DatasetReader, Incoming, IntakePages, Part, Spool
 
 logger = log.get(__name__)
 _NOT_TAKEN = {StoreOutcome.UNREADABLE, StoreOutcome.MISMATCH, StoreOutcome.NO_RESOURCES}
@@ -47,6 +52,7 @@ class Receiver:
         self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
         self._ends: deque[_End] = deque()  # not in the ledger yet
         self._catching_up = Lock()
+        self._comparing = Lock()  # two whole objects in memory, not two for every association
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
@@ -93,45 +99,51 @@ class Receiver:
             done += 1
         return done
 
-    def store(self, received: ReceivedInstance) -> StoreOutcome:
+    def begin(self, request: StoreRequest) -> Incoming:
+        """An instance is announced."""
+        incoming = _Incoming(request, self._finish)
+        incoming.open(self._spool, self._reader)
+        return incoming
+
+    def _finish(self, incoming: _Incoming) -> StoreOutcome:
         """Keep one instance durably, or say why not; whatever goes wrong, the sender is asked to try again."""
-        outcome = StoreOutcome.NO_RESOURCES
+        request, outcome = incoming.request, StoreOutcome.NO_RESOURCES
         with fault_barrier(lambda _error: None):
-            outcome = self._try(received)
-        if outcome in _NOT_TAKEN and received.sop_class_uid in _IMAGES:
-            self._refused[received.association.association_id].append(received.sop_uid[:64])
+            outcome = self._try(incoming)
+        if outcome in _NOT_TAKEN and request.sop_class_uid in _IMAGES:
+            self._refused[request.association.association_id].append(request.sop_uid[:64])
         return outcome
 
-    def _try(self, received: ReceivedInstance) -> StoreOutcome:
+    def _try(self, incoming: _Incoming) -> StoreOutcome:
         try:
-            return self._store(received)
+            return self._store(incoming.request, *incoming.written())
         except Unreadable as error:
-            return self._refuse(received, StoreOutcome.UNREADABLE, error.detail)
+            return self._refuse(incoming.request, StoreOutcome.UNREADABLE, error.detail)
         except (DiskLow, LedgerUnavailable) as error:
             logger.error("instance not taken, the sender should try again", because=describe(error))
             return StoreOutcome.NO_RESOURCES
 
-    def _store(self, received: ReceivedInstance) -> StoreOutcome:
-        identity = self._reader.identify(received.encoded, received.transfer_syntax_uid)
-        if not _agree(identity, received):
+    def _store(self, request: StoreRequest, part: Part, prefix: int) -> StoreOutcome:
+        with part.reading(prefix) as encoded:
+            identity = self._reader.identify(encoded, request.transfer_syntax_uid)
+        if not _agree(identity, request):
             return self._refuse(
-                received, StoreOutcome.MISMATCH, "data set and command name different classes or instances"
+                request, StoreOutcome.MISMATCH, "data set and command name different classes or instances"
             )
         if self._pages.own_object_came_back(identity.sop_uid, self._clock()):
             return StoreOutcome.OWN_OBJECT
-        prefix = self._reader.file_prefix(received)
-        sha256 = self._spool.keep([prefix, received.encoded])
-        arrival = Arrival(identity, received, sha256, len(prefix) + len(received.encoded))
-        arrival = self._compared(arrival, prefix)
+        size, sha256 = part.size, part.keep()
+        arrival = self._compared(Arrival(identity, request, sha256, size))
         outcome = self._pages.record(arrival, self._clock())
         if not self._spool.path(sha256).exists():  # retention took it between the two; from its row on it stays
-            self._spool.keep([prefix, received.encoded])
+            with part.reading() as whole:
+                self._spool.keep([whole])
         if outcome is StoreOutcome.CONFLICT:
             said = "conflicting contents under one SOP Instance UID: both kept, series quarantined"
             logger.error(said, sha256=sha256, differs_in=list(arrival.differs_in))
         return outcome
 
-    def _compared(self, arrival: Arrival, prefix: bytes) -> Arrival:
+    def _compared(self, arrival: Arrival) -> Arrival:
         """Beside the copies that were here before: the same image in another encoding, or in what it differs.
 
         Two copies that come at the same moment do not see each other; the ledger then takes them for a conflict.
@@ -139,26 +151,81 @@ class Receiver:
         for kept in self._pages.copies(arrival.identity.sop_uid):
             if kept == arrival.sha256:
                 return arrival
-            differs = self._differences(kept, prefix + arrival.received.encoded)
+            differs = self._differences(kept, arrival.sha256)
             if not differs:
                 return replace(arrival, same_as=kept)
             arrival = replace(arrival, differs_in=arrival.differs_in or differs)
         return arrival
 
-    def _differences(self, kept: str, file: bytes) -> tuple[str, ...]:
+    def _differences(self, kept: str, arrived: str) -> tuple[str, ...]:
         try:
-            return self._reader.differences(self._spool.read(kept), file)
+            with self._comparing:
+                return self._reader.differences(self._spool.read(kept), self._spool.read(arrived))
         except (NotFound, Unreadable):
             return ("the copy in the spool, which is gone or damaged",)
 
-    def _refuse(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str) -> StoreOutcome:
+    def _refuse(self, request: StoreRequest, outcome: StoreOutcome, reason: str) -> StoreOutcome:
         logger.warning("instance refused", outcome=outcome, because=reason)
         try:
-            self._pages.not_kept(received, outcome, reason, self._clock())
+            self._pages.not_kept(request, outcome, reason, self._clock())
         except LedgerUnavailable as error:
             logger.error("refusal not recorded", because=error.code)
         return outcome
 
 
-def _agree(identity: InstanceIdentity, received: ReceivedInstance) -> bool:
-    return (identity.sop_class_uid, identity.sop_uid) == (received.sop_class_uid, received.sop_uid)
+class _Incoming:
+    """Fulfils ports.Incoming: a part file that grows, or the fault that ended it early (then the rest is let pass)."""
+
+    def __init__(self, request: StoreRequest, finish: Callable[[_Incoming], StoreOutcome]) -> None:
+        self.request = request
+        self._finish = finish
+        self._lock = Lock()  # an association may end while its last bytes are being written
+        self._part: Part | None = None
+        self._prefix = 0
+        self._fault: Exception | None = None
+
+    def open(self, spool: Spool, reader: DatasetReader) -> None:
+        """Begin the part file with what stands before the data set."""
+        with fault_barrier(self._fail):
+            prefix = reader.file_prefix(self.request)
+            self._part, self._prefix = spool.begin(), len(prefix)
+            self._part.write(prefix)
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of the data set."""
+        with self._lock, fault_barrier(self._fail):
+            if self._part:
+                self._part.write(data)
+
+    def store(self) -> StoreOutcome:
+        """All of it is there."""
+        try:
+            return self._finish(self)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Leave no part file, whatever became of it."""
+        with self._lock, fault_barrier(self._fail):
+            self._drop()
+
+    def written(self) -> tuple[Part, int]:
+        """The part and the length of its prefix; raises what went wrong on the way."""
+        if self._fault:
+            raise self._fault
+        if self._part is None:
+            raise Unreadable("It was cut off while it was received.")
+        return self._part, self._prefix
+
+    def _fail(self, error: Exception) -> None:
+        self._fault = self._fault or error
+        self._drop()
+
+    def _drop(self) -> None:
+        part, self._part = self._part, None
+        if part:
+            part.discard()
+
+
+def _agree(identity: InstanceIdentity, request: StoreRequest) -> bool:
+    return (identity.sop_class_uid, identity.sop_uid) == (request.sop_class_uid, request.sop_uid)

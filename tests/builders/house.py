@@ -31,6 +31,7 @@ from npc_rtnode.pipeline.fsck import Checker
 from npc_rtnode.pipeline.receive import Receiver
 from tests.builders.ledger import QUIET_S, Ledger
 from tests.builders.mr_series import make_series
+from tests.fakes.pipeline import hand_over
 
 RTSTRUCT, SR = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.5.1.4.1.1.88.33"
 _WHOSE = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "AccessionNumber")
@@ -62,7 +63,7 @@ class House:
         """Every file as the listener would hand it over."""
         sink = Receiver(self.spool, self.ledger.intake, InstanceReader(), lambda: self.ledger.now)
         for file in self.files:
-            assert sink.store(received(self.ledger, file)) in {StoreOutcome.STORED, StoreOutcome.DUPLICATE}
+            assert hand_over(sink, received(self.ledger, file)) in {StoreOutcome.STORED, StoreOutcome.DUPLICATE}
 
     def complete(self) -> None:
         """Received, quiet, whole."""
@@ -90,7 +91,10 @@ class House:
             _object(ObjectKind.SR, SR, self.files, report),
         )
         stored = tuple((item, self.outbox.keep([item.encoded])) for item in made)
-        self.ledger.work.commit_result(job.lease, self.ledger.result(job, objects=stored), self.ledger.now)
+        (plan, _), (paper, _) = stored
+        owed = ((plan.sop_uid, "tps"), (plan.sop_uid, "pacs"), (paper.sop_uid, "pacs"))
+        result = self.ledger.result(job, objects=stored, owed=owed)
+        self.ledger.work.commit_result(job.lease, result, self.ledger.now)
 
     def deliver(self, structure: Change = _unchanged, report: Change = _unchanged) -> None:
         """All of it, to the end."""

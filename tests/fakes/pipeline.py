@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +20,13 @@ from npc_rtnode.domain.records import (
     SendReceipt,
     SeriesAttributes,
     SliceHeader,
+    StoreOutcome,
+    StoreRequest,
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.errors import DiskLow, NodeError, NotFound, Unreadable
+from npc_rtnode.ports import InstanceSink
 from npc_rtnode.settings import Destination
 from tests.builders.outputs import prediction_of
 
@@ -36,7 +40,13 @@ class FakeSpool:
     kept: dict[str, bytes] = field(default_factory=dict)
     full: bool = False
 
-    def keep(self, data: Sequence[bytes]) -> str:
+    def begin(self) -> FakePart:
+        """A part, or DiskLow."""
+        if self.full:
+            raise DiskLow("the test says so")
+        return FakePart(self)
+
+    def keep(self, data: Sequence[bytes | memoryview]) -> str:
         """Keep, or raise DiskLow."""
         if self.full:
             raise DiskLow("the test says so")
@@ -55,6 +65,37 @@ class FakeSpool:
         return self.kept[sha256]
 
 
+class FakePart:
+    """Bytes on their way into a FakeSpool."""
+
+    def __init__(self, spool: FakeSpool) -> None:
+        """Empty."""
+        self.spool, self.data = spool, b""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        """Append, or raise DiskLow."""
+        if self.spool.full:
+            raise DiskLow("the test says so")
+        self.data += data
+
+    @contextmanager
+    def reading(self, skip: int = 0) -> Iterator[memoryview]:
+        """What is there."""
+        yield memoryview(self.data)[skip:]
+
+    def keep(self) -> str:
+        """Into the dictionary."""
+        return self.spool.keep([self.data])
+
+    def discard(self) -> None:
+        """Nothing to remove."""
+
+
 @dataclass
 class FakeStructure:
     """Says what the data set is, or that it cannot be read."""
@@ -62,19 +103,28 @@ class FakeStructure:
     identity: InstanceIdentity
     broken: bool = False
 
-    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+    def identify(self, encoded: bytes | memoryview, transfer_syntax_uid: str) -> InstanceIdentity:
         """The identity that was set."""
         if self.broken:
             raise Unreadable(f"the value at byte {len(encoded)} ends too early")
         return self.identity
 
-    def file_prefix(self, received: ReceivedInstance) -> bytes:
+    def file_prefix(self, request: StoreRequest) -> bytes:
         """Something before the data set."""
         return b"DICM"
 
     def differences(self, first: bytes, second: bytes) -> tuple[str, ...]:
         """Files that differ in case alone are one image in two encodings."""
         return () if first.lower() == second.lower() else ("PixelData",)
+
+
+def hand_over(sink: InstanceSink, received: ReceivedInstance) -> StoreOutcome:
+    """As the listener does it: announced, in pieces, to its end."""
+    incoming = sink.begin(received)
+    size = max(1, len(received.encoded) // 3)
+    for at in range(0, len(received.encoded), size):
+        incoming.write(received.encoded[at : at + size])
+    return incoming.store()
 
 
 def header(number: int, **changes: object) -> SliceHeader:

@@ -338,6 +338,27 @@ class TestIntake:
         assert job.work_key != first.work_key
         assert job.supersedes == (first.work_key if sent else "")
 
+    def test_slices_after_delivery_make_a_held_result_that_names_what_it_replaces(self, ledger: Ledger) -> None:
+        """The new revision's job knows the work key that was sent before, waits for a person, and goes out on their
+        word alone."""
+        first = ledger.written()
+        send_all(ledger, "tps", "pacs")
+        assert first.supersedes == ""
+        ledger.receive("1.2.3.9")
+        ledger.end()
+        ledger.later(QUIET_S + 1)
+        (late,) = ledger.series.quiet(ledger.now)
+        assert ledger.series.close(late, Closing(Event.CLOSED_WHOLE, "quiet and whole"), ledger.now)
+        (complete,) = ledger.complete()
+        ledger.choose(complete)
+        ledger.predicted()
+        second = ledger.in_hand(JobState.PREDICTED, "write")
+        assert second.supersedes == first.work_key != second.work_key
+        assert ledger.work.commit_result(second.lease, ledger.result(second), ledger.now) is JobState.HELD
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
+        assert "SUPERSEDES_DELIVERED" in ledger.desk.release(ledger.study(), ledger.word())[0]
+        assert ledger.work.claim_delivery("tps", ledger.now, 60) is not None
+
     def test_a_result_finished_after_its_series_was_superseded_is_dropped(self, ledger: Ledger) -> None:
         """A late slice that comes while the result is being written ends that result."""
         ledger.queued_job()

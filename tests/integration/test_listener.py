@@ -30,9 +30,10 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from npc_rtnode.adapters.dicom import listener as module
 from npc_rtnode.adapters.dicom.listener import STATUS, STORAGE_CLASSES, AccessList, Listener
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome, StoreRequest
 from npc_rtnode.errors import LedgerUnavailable
 from npc_rtnode.settings import CalledAE, ListenerSettings, Peer
+from tests.builders import pdu
 from tests.builders.mr_series import make_series
 
 MR = str(uid.MRImageStorage)
@@ -41,11 +42,39 @@ SCANNER = Peer(ae_title="SCANNER", networks=("127.0.0.1/32",))
 HALF_A_HEADER = b"\x01\x00\x00"
 
 
+class RecordingIncoming:
+    """One instance on its way into a RecordingSink."""
+
+    def __init__(self, sink: RecordingSink, request: StoreRequest) -> None:
+        self.sink, self.request, self.data = sink, request, b""
+        sink.begun.append(self)
+        self.discarded = False
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def store(self) -> StoreOutcome:
+        time.sleep(self.sink.pause_s)
+        request = self.request
+        self.sink.received.append(
+            ReceivedInstance(
+                request.association, request.sop_class_uid, request.sop_uid, request.transfer_syntax_uid, self.data
+            )
+        )
+        if isinstance(self.sink.outcome, Exception):
+            raise self.sink.outcome
+        return self.sink.outcome
+
+    def discard(self) -> None:
+        self.discarded = True
+
+
 class RecordingSink:
     """An InstanceSink that remembers, and answers what it is told to."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, AssociationInfo, str]] = []
+        self.begun: list[RecordingIncoming] = []
         self.received: list[ReceivedInstance] = []
         self.outcome: StoreOutcome | Exception = StoreOutcome.STORED
         self.pause_s = 0.0
@@ -56,12 +85,8 @@ class RecordingSink:
     def rejected(self, association: AssociationInfo, reason: str) -> None:
         self.events.append(("rejected", association, reason))
 
-    def store(self, received: ReceivedInstance) -> StoreOutcome:
-        time.sleep(self.pause_s)
-        self.received.append(received)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+    def begin(self, request: StoreRequest) -> RecordingIncoming:
+        return RecordingIncoming(self, request)
 
     def closed(self, association: AssociationInfo, how: str) -> None:
         self.events.append(("closed", association, how))
@@ -348,7 +373,7 @@ def test_hostile_instance_uids_are_refused(node: Node, hostile: str) -> None:
     assert raw_store(assoc, AffectedSOPInstanceUID=hostile, DataSet=io.BytesIO(bytes(8))).Status == 0xC000
     assert assoc.send_c_echo().Status == 0
     assoc.release()
-    assert node.sink.received == []
+    assert node.sink.received == node.sink.begun == []
 
 
 @pytest.mark.parametrize("other", [str(uid.CTImageStorage), "1.2.840.10008.1.1", "1.2.3.4"])
@@ -469,6 +494,19 @@ def test_pipelining_without_leave_is_aborted(node: Node, slice_file: Path) -> No
     assert len(node.sink.received) < 10
     assoc._reactor_checkpoint.set()
     assert eventually(lambda: not assoc.dul.is_alive())
+
+
+def test_an_instance_that_does_not_come_whole_is_discarded(node: Node) -> None:
+    """What had come of it went to the sink at once, and the sink hears that the rest will not come (rows 26, 27)."""
+    assoc = node.call()
+    number = assoc.accepted_contexts[0].context_id
+    command, fragment = pdu.store_command("1.2.3"), bytes(1000)
+    assoc.dul.socket.socket.sendall(pdu.p_data(pdu.pdv(number, 3, command), pdu.pdv(number, 0, fragment)))
+    assert eventually(lambda: [len(incoming.data) for incoming in node.sink.begun] == [1000])
+    assert not node.sink.begun[0].discarded
+    assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+    assert eventually(lambda: node.sink.begun[0].discarded)
+    assert node.sink.received == []
 
 
 def test_a_context_never_negotiated_is_aborted(node: Node) -> None:

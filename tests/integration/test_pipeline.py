@@ -65,6 +65,7 @@ from tests.fakes.pipeline import (
     FakeSpool,
     FakeStore,
     FakeStructure,
+    hand_over,
     header,
 )
 
@@ -127,20 +128,44 @@ class TestReceive:
     def test_bytes_and_row_come_before_success(self, ledger: Ledger) -> None:
         """STORED means that the bytes are in the spool under the digest that the row names."""
         spool = FakeSpool()
-        assert self.receiver(ledger, spool).store(self.received(ledger)) is StoreOutcome.STORED
+        assert hand_over(self.receiver(ledger, spool), self.received(ledger)) is StoreOutcome.STORED
         assert list(spool.kept.values()) == [b"DICMdata"]
         assert ledger.queries.counts()["instances"] == 1
+
+    def test_a_disk_that_fills_in_mid_object_asks_the_sender_to_try_again(self, ledger: Ledger) -> None:
+        """What still comes of it is let pass, nothing is kept or recorded, and with room the next one goes in."""
+        spool = FakeSpool()
+        receiver = self.receiver(ledger, spool)
+        incoming = receiver.begin(self.received(ledger))
+        incoming.write(b"da")
+        spool.full = True
+        incoming.write(b"ta")
+        spool.full = False
+        incoming.write(b"!")
+        assert incoming.store() is StoreOutcome.NO_RESOURCES
+        assert spool.kept == {}
+        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
+
+    def test_an_object_that_is_given_up_is_not_kept(self, ledger: Ledger) -> None:
+        """After discard nothing is written any more, and storing it is refused."""
+        spool = FakeSpool()
+        incoming = self.receiver(ledger, spool).begin(self.received(ledger))
+        incoming.write(b"da")
+        incoming.discard()
+        incoming.write(b"ta")
+        assert incoming.store() is StoreOutcome.UNREADABLE
+        assert spool.kept == {}
 
     def test_a_full_disk_asks_the_sender_to_try_again(self, ledger: Ledger) -> None:
         """With no room nothing is recorded, and the answer is NO_RESOURCES."""
         receiver = self.receiver(ledger, FakeSpool(full=True))
-        assert receiver.store(self.received(ledger)) is StoreOutcome.NO_RESOURCES
+        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.NO_RESOURCES
         assert ledger.queries.counts()["instances"] == 0
 
     def test_an_end_that_was_not_recorded_is_made_up_for(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         """The ledger is away when the association ends: its true time, way and refused images are recorded later."""
         receiver = self.receiver(ledger, FakeSpool(full=True))
-        receiver.store(self.received(ledger))
+        hand_over(receiver, self.received(ledger))
 
         def away(*_: object) -> None:
             raise LedgerUnavailable
@@ -181,16 +206,16 @@ class TestReceive:
 
         with monkeypatch.context() as patch:
             patch.setattr(ledger.intake, "record", away)
-            assert receiver.store(self.received(ledger)) is StoreOutcome.NO_RESOURCES
-        assert receiver.store(self.received(ledger)) is StoreOutcome.STORED
+            assert hand_over(receiver, self.received(ledger)) is StoreOutcome.NO_RESOURCES
+        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
         assert len(spool.kept) == 1
 
     def test_another_encoding_of_what_is_here_is_no_conflict(self, ledger: Ledger) -> None:
         """The same elements in other bytes are a duplicate, and their bytes are kept as well."""
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
-        assert receiver.store(self.received(ledger)) is StoreOutcome.STORED
-        assert receiver.store(self.received(ledger, b"DATA")) is StoreOutcome.DUPLICATE
+        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
+        assert hand_over(receiver, self.received(ledger, b"DATA")) is StoreOutcome.DUPLICATE
         assert len(spool.kept) == 2
         assert ledger.series_states() == ["RECEIVING"]
 
@@ -198,8 +223,8 @@ class TestReceive:
         """Both contents are kept; the reason says in which elements they differ."""
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
-        receiver.store(self.received(ledger))
-        assert receiver.store(self.received(ledger, b"other")) is StoreOutcome.CONFLICT
+        hand_over(receiver, self.received(ledger))
+        assert hand_over(receiver, self.received(ledger, b"other")) is StoreOutcome.CONFLICT
         assert len(spool.kept) == 2
         (reason,) = ledger.queries.study(ledger.study())["series"][0]["reasons"]
         assert reason.endswith("They differ in PixelData")
@@ -208,22 +233,22 @@ class TestReceive:
         """When the copy that is here cannot be read, another content is a conflict and not refused."""
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
-        receiver.store(self.received(ledger))
+        hand_over(receiver, self.received(ledger))
         spool.kept.clear()
-        assert receiver.store(self.received(ledger, b"DATA")) is StoreOutcome.CONFLICT
+        assert hand_over(receiver, self.received(ledger, b"DATA")) is StoreOutcome.CONFLICT
 
     def test_what_cannot_be_read_is_refused_and_told(self, ledger: Ledger) -> None:
         """A truncated data set leaves no bytes and no row, but an event that says who sent it and why not."""
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool, broken=True)
-        assert receiver.store(self.received(ledger)) is StoreOutcome.UNREADABLE
+        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.UNREADABLE
         assert not spool.kept
         assert self.events(ledger)[-1] == ("INSTANCE_REFUSED", "UNREADABLE")
 
     def test_command_and_data_set_must_name_the_same_instance(self, ledger: Ledger) -> None:
         """A data set that is another instance than its command says is refused (PS3.4 B.2.3)."""
         receiver = self.receiver(ledger, FakeSpool())
-        assert receiver.store(self.received(ledger, sop_uid="9.9")) is StoreOutcome.MISMATCH
+        assert hand_over(receiver, self.received(ledger, sop_uid="9.9")) is StoreOutcome.MISMATCH
 
     def test_the_nodes_own_object_is_answered_and_ignored(self, ledger: Ledger) -> None:
         """A result coming back from a PACS takes no room and opens no series."""
@@ -232,7 +257,7 @@ class TestReceive:
         identity = InstanceIdentity(own.sop_class_uid, own.sop_uid, "1.2", "5.5", "RTSTRUCT")
         receiver = self.receiver(ledger, spool, identity=identity)
         back = replace(self.received(ledger, sop_uid=own.sop_uid), sop_class_uid=own.sop_class_uid)
-        assert receiver.store(back) is StoreOutcome.OWN_OBJECT
+        assert hand_over(receiver, back) is StoreOutcome.OWN_OBJECT
         assert not spool.kept
         assert ledger.queries.counts()["instances"] == before
 

@@ -10,19 +10,24 @@ from typing import Any
 
 import pytest
 
+from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.desk import Resending
 from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.tables import EventRow, InstanceRow, RemovalRow
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.completeness import REMOVED_CODES
 from npc_rtnode.domain.lifecycle import Event, JobState
+from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import (
     Arrival,
+    CommitmentReport,
+    CommitmentRequest,
     InstanceIdentity,
     ObjectKind,
     ReceivedInstance,
     SendReceipt,
     StoreOutcome,
+    WrittenObject,
 )
 from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder
 from npc_rtnode.domain.retry import GiveUp
@@ -31,7 +36,7 @@ from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from tests.builders.ledger import MR, Ledger
-from tests.fakes.pipeline import FakeReader, FakeSpool, FakeStructure
+from tests.fakes.pipeline import FakeReader, FakeSpool, FakeStructure, hand_over
 
 DAYS = Days(delivered=30, set_aside=14, stalled=30, quarantined=0, predictions=7, objects=180)
 DAY_S = 86400.0
@@ -149,7 +154,8 @@ Set = Callable[[Ledger], object]
 
 
 def _failed(ledger: Ledger) -> None:
-    ledger.written(owed=((ObjectKind.RTSTRUCT, "tps"),))
+    only = WrittenObject(ObjectKind.RTSTRUCT, "1.2.840.1", "2.25.71", b"x")
+    ledger.written(objects=((only, "7" * 64),), owed=((only.sop_uid, "tps"),))
     owed = ledger.work.claim_delivery("tps", ledger.now, 60)
     assert owed
     ledger.work.failed(owed.lease, GiveUp("OBJECT_REFUSED: no"), ledger.now)
@@ -176,6 +182,12 @@ def _study_held(ledger: Ledger) -> None:
     ledger.desk.hold(ledger.study(), ledger.word())
 
 
+def _asked_for(ledger: Ledger) -> None:
+    delivered(ledger)
+    wanted = ((MR, "1.2.3.1"), (MR, "1.2.8.8"))
+    CommitmentLedger(ledger.sessions).request(CommitmentRequest("PACS", "1.2.9.1", wanted), ledger.now)
+
+
 KEPT: dict[str, tuple[Set, str]] = {
     "receiving": (lambda ledger: ledger.receive("1.2.3.1"), "UNDER_WAY"),
     "complete": (lambda ledger: ledger.complete_series(), "UNDER_WAY"),
@@ -187,6 +199,7 @@ KEPT: dict[str, tuple[Set, str]] = {
     "held job": (_held_job, "HELD"),
     "conflict": (_conflict, "CONFLICT"),
     "study held": (_study_held, "HELD"),
+    "commitment asked for": (_asked_for, "COMMITMENT"),
 }
 
 
@@ -200,6 +213,20 @@ def test_nothing_goes_that_anybody_may_still_need(house: House, case: str) -> No
         house.purge()
     assert [house.taken(place) for place in Place] == [0, 0, 0]
     assert house.removals() == []
+
+
+def test_a_commitment_that_was_reported_keeps_nothing(house: House) -> None:
+    """Nor does one that names instances of somebody else; the report says what was here when it was made."""
+    delivered(house.ledger)
+    pages = CommitmentLedger(house.ledger.sessions)
+    for transaction, sop_uid in (("1.2.9.1", "1.2.3.1"), ("1.2.9.2", "1.2.8.8")):
+        pages.request(CommitmentRequest("PACS", transaction, ((MR, sop_uid),)), house.ledger.now)
+    owed = pages.due(house.ledger.now)
+    assert owed
+    assert owed.transaction_uid == "1.2.9.1"
+    pages.reported(owed, CommitmentReport((), ()), house.ledger.now)
+    assert house.after(31) == 1
+    assert house.taken() == 3
 
 
 def test_one_series_that_waits_keeps_its_whole_study(house: House) -> None:
@@ -245,7 +272,7 @@ def test_work_on_removed_bytes_is_refused_in_words(house: House) -> None:
     house.purge()
     with pytest.raises(Forbidden, match=r"PURGED: the bytes of 3 of 3 files in the spool.*have all of it sent again"):
         ledger.desk.reconsider(ledger.study(), ledger.word())
-    resending = Resending((("tps", (ObjectKind.RTSTRUCT,)),), lambda results, name: "")
+    resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda results, name: "")
     with pytest.raises(Forbidden, match="PURGED: the bytes of 1 of 1 files in the outbox"):
         ledger.desk.resend(ledger.study(), ledger.word(), resending)
     assert ledger.job_state() == "DELIVERED"
@@ -422,8 +449,8 @@ def test_a_purge_between_bytes_and_row_takes_nothing_acknowledged(ledger: Ledger
         order = PurgeOrder("operator:ada", "x", ledger.now)
         pages.purge(ledger.study(), _spool_of, lambda _place, name: spool.remove(name), order)
 
-    assert Receiver(spool, ledger.intake, reader, lambda: ledger.now).store(received) is StoreOutcome.STORED
+    assert hand_over(Receiver(spool, ledger.intake, reader, lambda: ledger.now), received) is StoreOutcome.STORED
     (sha256,) = ledger.intake.copies("1.2.3.1")
     raced: Any = RacedIntake(ledger, purge)
-    assert Receiver(spool, raced, reader, lambda: ledger.now).store(received) is StoreOutcome.DUPLICATE
+    assert hand_over(Receiver(spool, raced, reader, lambda: ledger.now), received) is StoreOutcome.DUPLICATE
     assert spool.read(sha256).endswith(b"bytes")

@@ -98,6 +98,17 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert write_rtstruct(stack, files, mask, prediction_of(mask), plan_of(work_key="e" * 64)).sop_uid != first.sop_uid
 
 
+def test_a_later_structure_set_names_the_one_that_was_sent_before(tmp_path: Path) -> None:
+    """PredecessorStructureSetSequence has its UID; a first result has no such sequence."""
+    files, stack = make_series(tmp_path), stack_for()
+    mask = ball(stack.grid.shape)
+    first = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of())
+    later = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of(work_key="e" * 64, supersedes="f" * 64))
+    (named,) = pydicom.dcmread(BytesIO(later.encoded)).PredecessorStructureSetSequence
+    assert (named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID) == (first.sop_class_uid, first.sop_uid)
+    assert "PredecessorStructureSetSequence" not in pydicom.dcmread(BytesIO(first.encoded))
+
+
 def test_the_checklist(tmp_path: Path) -> None:
     """The attributes of outputs.md 1.4, one by one."""
     files, stack = make_series(tmp_path), stack_for()

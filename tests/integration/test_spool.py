@@ -136,6 +136,70 @@ def test_file_then_rename_then_folder(spool: FileSpool, monkeypatch: pytest.Monk
     assert order == ["file", "rename", "folder"]
 
 
+def test_a_part_becomes_an_object_as_it_is_kept(spool: FileSpool) -> None:
+    """Written in pieces, readable on the way, it ends under the digest of them all, and no part is left."""
+    part = spool.begin()
+    for piece in PARTS:
+        part.write(piece)
+    with part.reading(len(PARTS[0])) as view:
+        assert view == PARTS[1]
+    assert [path.suffix for path in parts_left(spool)] == [".part"]
+    assert part.size == sum(map(len, PARTS))
+    assert part.keep() == sha256_hex(b"".join(PARTS))
+    part.discard()
+    assert spool.read(sha256_hex(b"".join(PARTS))) == b"".join(PARTS)
+    assert parts_left(spool) == []
+
+
+def test_a_part_of_bytes_that_are_here_goes(spool: FileSpool) -> None:
+    """The first file stays untouched, and the part leaves nothing."""
+    before = spool.path(spool.keep(PARTS)).stat()
+    part = spool.begin()
+    part.write(b"".join(PARTS))
+    assert spool.path(part.keep()).stat().st_ino == before.st_ino
+    assert parts_left(spool) == []
+    part.discard()
+
+
+@pytest.mark.parametrize("here_before", [False, True])
+def test_what_was_kept_can_be_read_until_it_is_let_go(spool: FileSpool, here_before: bool) -> None:
+    """Also when the file that it became is gone by now, and when it was never renamed since the spool had it."""
+    if here_before:
+        spool.keep(PARTS)
+    part = spool.begin()
+    part.write(b"".join(PARTS))
+    spool.path(part.keep()).unlink()
+    with part.reading() as whole:
+        assert spool.read(spool.keep([whole])) == b"".join(PARTS)
+    part.discard()
+    assert parts_left(spool) == []
+
+
+def test_a_discarded_part_leaves_nothing(spool: FileSpool) -> None:
+    """Neither file nor descriptor, however often it is said, and what it read is gone with it."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    part = spool.begin()
+    part.write(PARTS[1])
+    with pytest.raises(Unreadable), part.reading():
+        raise Unreadable
+    part.discard()
+    part.discard()
+    assert parts_left(spool) == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_part_never_writes_into_the_reserve(tmp_path: Path) -> None:
+    """The look at the free space comes before each piece, not only before the first."""
+    spool = FileSpool(tmp_path, reserve_free_bytes=0)
+    part = spool.begin()
+    part.write(b"first")
+    spool._reserve = 1 << 60
+    with pytest.raises(DiskLow):
+        part.write(b"second")
+    part.discard()
+    assert parts_left(spool) == []
+
+
 def test_the_janitor_removes_old_parts_only(spool: FileSpool) -> None:
     """A part left by a crash goes after its time; one being written and finished objects stay."""
     sha256 = spool.keep(PARTS)

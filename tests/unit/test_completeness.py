@@ -99,6 +99,13 @@ def test_a_transfer_that_was_cut_short_makes_a_whole_looking_stack_partial(how):
     assert releasable(completeness)
 
 
+def test_the_first_slices_of_an_aborted_transfer_are_partial_not_a_small_series():
+    """Three slices are no stack; three of an association that was cut short wait for their rest."""
+    small = judge(make_headers(slices=3), image_series=True)
+    assert small.kind is Kind.NOT_A_STACK
+    assert doubted(small, transfer_doubts("aborted", 0)).kind is Kind.PARTIAL
+
+
 def test_refused_images_are_a_doubt_too():
     """An image that was not taken may be the slice that lacks."""
     (doubt,) = transfer_doubts(None, 2)
@@ -107,6 +114,6 @@ def test_refused_images_are_a_doubt_too():
 
 def test_a_good_transfer_leaves_the_judgement_alone():
     """Without a doubt nothing changes, and a doubt makes no stack of what is none."""
-    whole, none = judge(make_headers(), image_series=True), judge(make_headers(slices=3), image_series=True)
+    whole, none = judge(make_headers(), image_series=True), judge(make_headers(slices=3), image_series=False)
     assert doubted(whole, transfer_doubts(None, 0)) is whole
     assert doubted(none, transfer_doubts("aborted", 0)) is none

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -133,6 +135,19 @@ def test_encapsulated_fragments_are_walked() -> None:
     assert READER.identify(encoded(ds), str(uid.RLELossless))
     with pytest.raises(Unreadable, match="transfer syntax is native"):
         READER.identify(encoded(ds), EXPLICIT)
+
+
+def test_a_mapped_file_is_let_go(tmp_path: Path) -> None:
+    """Whether it passes or not, no view of the mapping outlives the walk: or it could not be closed."""
+    for name, content in (("whole", WHOLE[EXPLICIT]), ("cut", WHOLE[EXPLICIT][:-1])):
+        (tmp_path / name).write_bytes(content)
+        with (
+            (tmp_path / name).open("rb") as file,
+            contextlib.suppress(Unreadable),
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            assert READER.identify(view, EXPLICIT).modality == "MR"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -305,3 +320,21 @@ def test_a_hostile_uid_never_reaches_the_prefix() -> None:
     """file_prefix refuses what identify would refuse."""
     with pytest.raises(Unreadable):
         READER.file_prefix(received("../../x"))
+
+
+@pytest.mark.parametrize("value", [b"ISO_\0\0\4\x1e", b"ISO\nIR", b"\xff\xfe"])
+def test_a_character_set_that_is_no_text(value: bytes) -> None:
+    """pydicom cannot open a file with it, not even its pixels (found by the fuzz)."""
+    whole = WHOLE[EXPLICIT]
+    charset = element(0x00080005, b"CS", value + b"\0" * (len(value) % 2))
+    size = 8 + len("ISO_IR 100")
+    assert whole.startswith(element(0x00080005, b"CS", b"ISO_IR 100"))
+    with pytest.raises(Unreadable, match="SpecificCharacterSet"):
+        READER.identify(charset + whole[size:], EXPLICIT)
+
+
+def test_an_identifying_value_is_short() -> None:
+    """A megabyte of Modality is not read to see that it is none."""
+    long = element(0x00080060, b"CS", b"MR".ljust(2000))
+    with pytest.raises(Unreadable, match="has a value of 2000 bytes"):
+        READER.identify(WHOLE[EXPLICIT].replace(element(0x00080060, b"CS", b"MR"), long), EXPLICIT)

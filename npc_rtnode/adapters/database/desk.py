@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from npc_rtnode.adapters.database.series import codes_of, inputs_of, open_series
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
+from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import OpenSeries, WorkOrder
@@ -102,6 +103,15 @@ class Desk:
                 raise Forbidden(f"{len(rows)} series of study {study} have conflicting contents: name one: {names}")
             done = [settle_conflict(session, row, keep, word.note) for row in rows]
             return _told(session, done, word, f"no series of study {study} has conflicting contents")
+
+    def pull(self, study_uid: str, site_key: str, word: Word, detail: Mapping[str, object]) -> str:
+        """Journal that a study is fetched, or has come; its reference, known here or not yet."""
+        with self._sessions.writing() as session:
+            known = session.scalar(select(StudyRow.reference).where(StudyRow.study_uid == study_uid))
+            reference = known or study_reference(study_uid, site_key)
+            note = Note(word.at, word.note.actor, {"reason": word.reason, **detail})
+            tell(session, "study", reference, "PULLED" if "came" in detail else "PULL_ASKED", note)
+            return reference
 
     def hold(self, study: str, word: Word) -> list[str]:
         """Keep a study back at every stage: what is under way is finished, nothing more is begun or sent."""

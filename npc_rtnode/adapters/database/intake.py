@@ -24,7 +24,7 @@ from npc_rtnode.adapters.database.tables import (
 )
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import Event, SeriesState
-from npc_rtnode.domain.records import Arrival, AssociationInfo, ReceivedInstance, StoreOutcome
+from npc_rtnode.domain.records import Arrival, AssociationInfo, StoreOutcome, StoreRequest
 from npc_rtnode.domain.retention import Place
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
@@ -35,10 +35,12 @@ _NAMED = 8
 class IntakeLedger:
     """Records what the listener received. `site_key` keys the short study references."""
 
-    def __init__(self, sessions: Sessions, site_key: str, quiet_s: float) -> None:
+    def __init__(self, sessions: Sessions, site_key: str, quiet_s: float, released_s: float | None = None) -> None:
+        """A series is looked at `quiet_s` after its last instance, or `released_s` after its association's release."""
         self._sessions = sessions
         self._site_key = site_key
         self._quiet = timedelta(seconds=quiet_s)
+        self._released = timedelta(seconds=quiet_s if released_s is None else released_s)
 
     def association_opened(self, info: AssociationInfo, now: datetime) -> None:
         """An association was accepted."""
@@ -51,6 +53,16 @@ class IntakeLedger:
             _know_association(session, info, now)
             row = session.get_one(AssociationRow, info.association_id)
             row.ended_at, row.how, row.refused = now, how[:200], list(refused)
+            if how == "released":
+                self._look_soon(session, info.association_id, now)
+
+    def _look_soon(self, session: Session, association_id: str, now: datetime) -> None:
+        """The sender's own end is a hint that its series are over; whether they are is for assemble to judge."""
+        fed = select(SeriesRow).where(
+            SeriesRow.last_association_id == association_id, SeriesRow.state == SeriesState.RECEIVING
+        )
+        for row in session.scalars(fed.with_for_update()):
+            row.due_at = min(row.due_at or now + self._released, now + self._released)
 
     def close_lost_associations(self, now: datetime) -> int:
         """At the receiver's start: associations that its last process left open were lost; how many."""
@@ -69,7 +81,7 @@ class IntakeLedger:
             detail = {"calling_ae": info.calling_ae, "peer_ip": info.peer_ip, "reason": reason}
             tell(session, "association", info.association_id, "REJECTED", Note(now, detail=detail))
 
-    def not_kept(self, received: ReceivedInstance, outcome: StoreOutcome, reason: str, now: datetime) -> None:
+    def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
         """An instance was refused: who sent it and why; nothing of it was acknowledged."""
         with self._sessions.writing() as session:
             detail = {"outcome": outcome, "reason": reason, "calling_ae": received.association.calling_ae}

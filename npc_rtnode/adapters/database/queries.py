@@ -160,6 +160,7 @@ def _series(session: Session, row: SeriesRow) -> View:
         "last_received_at": _time(row.last_received_at),
         "closed_at": _time(row.closed_at),
         "closed_because": row.closed_because,
+        "asked": list(row.asked),
         "input_digest": row.input_digest,
         "rules_hash": row.rules_hash,
         "operators_word": row.operators_word,

@@ -20,6 +20,8 @@ from npc_rtnode.adapters.database.journal import Note, tell
 from npc_rtnode.adapters.database.removals import PURGED, removed
 from npc_rtnode.adapters.database.series import codes_of
 from npc_rtnode.adapters.database.tables import (
+    CommitmentRow,
+    CommitmentState,
     DeliveryRow,
     EventRow,
     InstanceRow,
@@ -125,7 +127,17 @@ def _family(session: Session, family: list[SeriesRow]) -> SeriesStanding:
         leases=sum(job.lease_token is not None for job in jobs) + sum(one.lease_token is not None for one in owed),
         last_at=_last_at(session, family, jobs, owed),
         files=_files(session, family, jobs),
+        commitments=_asked_for(session, family),
     )
+
+
+def _asked_for(session: Session, family: list[SeriesRow]) -> int:
+    """How many storage commitments that are owed their report name an instance of it."""
+    pending = select(CommitmentRow.wanted).where(CommitmentRow.state == CommitmentState.PENDING)
+    wanted = [{str(sop_uid) for _, sop_uid in names} for names in session.scalars(pending)]
+    mine = select(InstanceRow.sop_uid).where(InstanceRow.series_id.in_([row.id for row in family]))
+    received = set(session.scalars(mine)) if wanted else set()
+    return sum(not received.isdisjoint(names) for names in wanted)
 
 
 def _in_conflict(session: Session, family: list[SeriesRow]) -> bool:

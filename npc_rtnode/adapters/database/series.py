@@ -10,13 +10,13 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
-from npc_rtnode.adapters.database.journal import Note, born, move
+from npc_rtnode.adapters.database.journal import Note, born, move, tell
 from npc_rtnode.adapters.database.removals import gone
 from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow
 from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
-from npc_rtnode.domain.records import Closing, Finding, OpenSeries, WorkOrder
+from npc_rtnode.domain.records import Asked, Closing, Finding, OpenSeries, WorkOrder
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT
 from npc_rtnode.domain.selection import BEHIND
@@ -29,6 +29,9 @@ FALLEN = {SeriesState.STALLED, SeriesState.QUARANTINED}
 
 OPEN_LIMIT_S = 600
 """An association that stays open (some peers keep one alive by C-ECHO) is not waited for longer than this."""
+
+ANSWERS_KEPT = 8
+"""So many answers of a source stand at a series."""
 
 TROUBLE_PAUSE_S = 60
 """A series that could not be judged is looked at again after this, and four times this, and then set apart."""
@@ -66,6 +69,21 @@ class SeriesLedger:
     def _opened(self, query: Select[Any]) -> list[OpenSeries]:
         with self._sessions.reading() as session:
             return [open_series(session, row) for row in session.scalars(query)]
+
+    def asked(self, series: OpenSeries, answer: Asked) -> None:
+        """Record what the source said; of many answers the last ones are kept, the journal has all."""
+        said = {"source": answer.source, "instances": answer.instances, "because": answer.because}
+        with self._sessions.writing() as session:
+            row = session.get_one(SeriesRow, series.series_id, with_for_update=True)
+            row.asked = [*row.asked, {"at": answer.at.isoformat(), **said}][-ANSWERS_KEPT:]
+            tell(session, "series", str(row.id), "SOURCE_ASKED", Note(answer.at, detail=said))
+
+    def wait(self, series: OpenSeries, until: datetime) -> None:
+        """Look again then, unless an instance has come since: that has set its own time."""
+        with self._sessions.writing() as session:
+            row = session.get_one(SeriesRow, series.series_id, with_for_update=True)
+            if row.state == SeriesState.RECEIVING and len(inputs_of(session, row)) == series.seen:
+                row.due_at = until
 
     def close(self, series: OpenSeries, closing: Closing, now: datetime) -> bool:
         """Record the judgement; False when an instance has come since, and the series stays open."""
@@ -128,7 +146,21 @@ def open_series(session: Session, row: SeriesRow) -> OpenSeries:
         operators_word=row.operators_word,
         waived=tuple(str(reason) for reason in row.waived),
         doubts=(*_transfer_doubts(session, row, {sop_uid for sop_uid, _ in inputs}), *_removed(session, row, inputs)),
+        calling_ae=session.get_one(AssociationRow, row.last_association_id).calling_ae,
+        released_alone=_released_alone(session, row),
+        asked=tuple(_asked(one) for one in row.asked),
     )
+
+
+def _released_alone(session: Session, row: SeriesRow) -> bool:
+    """Whether one association brought the whole series, and its sender ended it; late slices are never that."""
+    last = session.get_one(AssociationRow, row.last_association_id)
+    other = select(InstanceRow.id).where(InstanceRow.series_id == row.id, InstanceRow.association_id != last.id)
+    return row.revision == 1 and last.how == "released" and session.scalar(other.limit(1)) is None
+
+
+def _asked(said: dict[str, Any]) -> Asked:
+    return Asked(datetime.fromisoformat(said["at"]), said["source"], said["instances"], said["because"])
 
 
 def _transfer_doubts(session: Session, row: SeriesRow, known: set[str]) -> list[Finding]:

@@ -121,10 +121,42 @@ class SeriesRow(Table):
     closed_because: Mapped[str | None] = mapped_column(Text)
     input_digest: Mapped[str | None] = mapped_column(String(64))
     rules_hash: Mapped[str | None] = mapped_column(String(64))
+    asked: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
 
     study: Mapped[StudyRow] = relationship(back_populates="series")
     verdicts: Mapped[list[VerdictRow]] = relationship(order_by="VerdictRow.id")
     jobs: Mapped[list[JobRow]] = relationship(back_populates="series", order_by="JobRow.id")
+
+
+class CommitmentState(StrEnum):
+    """Where one request for storage commitment stands."""
+
+    PENDING = "PENDING"  # the report is owed
+    REPORTED = "REPORTED"  # the requester has it
+    FAILED = "FAILED"  # it could not be told for too long
+
+
+class CommitmentRow(Table):
+    """One Storage Commitment transaction (PS3.4 J): what a peer asked for, and what it was told."""
+
+    __tablename__ = "commitments"
+    __table_args__ = (
+        UniqueConstraint("calling_ae", "transaction_uid"),
+        Index("ix_commitments_due", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(64))
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    wanted: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    requested_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    ended_at: Mapped[datetime | None]
+    committed: Mapped[int | None]
+    refused: Mapped[list[Any]] = mapped_column(default=list)
+    last_error: Mapped[str | None] = mapped_column(Text)
 
 
 class InstanceState(StrEnum):

@@ -4,8 +4,8 @@ pynetdicom 3.0.4 speaks the protocol; the classes here close the holes measured 
 beside the code). Nothing is decoded: the encoded data set goes to the sink as it came, and only the sink's verdict
 becomes a status word. This module runs in a small process of its own, without torch and without pixel codecs.
 
-Memory: one object is held in memory whole, at most `max_object_mb`, in each of at most `max_associations`; the chunked
-way through a file (row 26) is not taken yet.
+Memory: of an object no more than one PDU is held here (row 26); the sink has the rest on disk as it comes, in the DUL
+thread, so that a disk that is slower than the network slows the sender down (ADR 0019).
 """
 
 from __future__ import annotations
@@ -14,41 +14,50 @@ import contextlib
 import ipaddress
 import logging
 import secrets
+import select
 import socket
 import socketserver
+import ssl
 import struct
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy
 from typing import Any, Final, NamedTuple
 
 import pydicom.config
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, DimseServiceType
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, DimseServiceType
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
+from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from npc_rtnode import log
+from npc_rtnode.adapters.dicom.commitment import PUSH_MODEL, is_request, read_request
 from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION,
     TRANSFER_SYNTAXES,
     checked_uid,
 )
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome
-from npc_rtnode.errors import NodeError, Unreadable
-from npc_rtnode.ports import InstanceSink
-from npc_rtnode.settings import ListenerSettings
+from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
+from npc_rtnode.domain.records import AssociationInfo, CommitmentRequest, StoreOutcome, StoreRequest
+from npc_rtnode.errors import NodeError, TlsFailed, Unreadable
+from npc_rtnode.ports import CommitmentSink, Incoming, InstanceSink
+from npc_rtnode.settings import ListenerSettings, Peer
 
 logger = log.get(__name__)
 
@@ -98,6 +107,7 @@ STATUS: Final = {  # PS3.4 B.2.3: what a sender is told of each outcome
     StoreOutcome.UNREADABLE: _Answer(0xC000, "Data set is truncated, malformed or unidentified"),
     StoreOutcome.NO_RESOURCES: _Answer(0xA700, "Out of resources for now, please send again"),
 }
+_SUCCESS, _NO_RESOURCES, _NO_SUCH_ACTION, _INVALID_ARGUMENT = 0x0000, 0x0213, 0x0123, 0x0115  # of N-ACTION, PS3.7 C
 _WRONG_CLASS: Final = _Answer(0xA900, "SOP Class is not that of the presentation context")
 _BAD_COMMAND: Final = _Answer(0xC000, "The command lacks a valid SOP Class or Instance UID")
 
@@ -111,6 +121,7 @@ class _Refusal(NamedTuple):
 
 _CALLED_UNKNOWN: Final = _Refusal(1, 1, 7, "called AE title not recognised")
 _CALLING_UNKNOWN: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this address")
+_UNBOUND: Final = _Refusal(1, 1, 3, "calling AE title not recognised for this certificate, or without one")
 _FULL: Final = _Refusal(2, 3, 2, "local limit of associations reached")
 _TEMPORARY_CONGESTION: Final = 2, 3, 1
 
@@ -118,14 +129,17 @@ _ASSOCIATE_LIMIT: Final = 256 * 1024  # bytes of one A-ASSOCIATE PDU (row 6); 12
 _CONTROL_LIMIT: Final = 1024  # bytes of a release or abort PDU; they have 4
 _PDU_SLACK: Final = 4096  # bytes above the length we advertised (row 7)
 _COMMAND_LIMIT: Final = 64 * 1024  # bytes of one command set (row 8)
+_OTHER_LIMIT: Final = 4 << 20  # bytes of a data set that is no C-STORE's (a commitment of 30 000 instances)
 _OUTSTANDING_LIMIT: Final = 2  # requests before their answer; no async window is ever negotiated (row 9)
 _P_DATA: Final = 4  # PDU type, PS3.8 9.3.5
+_COMMAND, _LAST = 1, 2  # bits of a fragment's message control header, PS3.8 E.2
 _PDU_TYPES: Final = range(1, 8)
 
 PDU_GRACE_S: Final = 4.0  # a PDU, once begun, has this long …
 PDU_BYTES_PER_S: Final = 16 * 1024  # … plus its size at this rate (rows 1, 2, 3, 5)
 _SEND_TIMEOUT_S: Final = 10.0
 _ASSOCIATE_TIMEOUT_S: Final = 10.0  # from connection to a complete A-ASSOCIATE-RQ (row 4)
+_LAST_WORDS_S: Final = 12.0  # for a rejection or abort to be sent and the peer to hang up; pynetdicom's ARTIM has 10
 _WAITING_ROOM: Final = 64  # connections without an association, all addresses together (row 11)
 _WAITING_ROOM_PER_ADDRESS: Final = 32
 _STRANGER_PAUSE_S: Final = 60.0  # a refused address is spoken of at most this often
@@ -136,46 +150,79 @@ _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); eac
     AttributeError,
     LookupError,
     NotImplementedError,
+    RecursionError,
     TypeError,
     ValueError,
     EOFError,
     struct.error,
+    BytesLengthException,
 )
 
 
 class Listener:
-    """Answers on one port, for every called AE title of the settings, the peers of the settings and nobody else."""
+    """Answers for every called AE title of the settings, to the peers of the settings and nobody else.
+
+    On one port; with `credentials` that port speaks TLS alone, and `plaintext_port` may be a second one beside it.
+    """
 
     def __init__(
-        self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None] = lambda: None
+        self,
+        settings: ListenerSettings,
+        sink: InstanceSink,
+        congestion: Callable[[], str | None] = lambda: None,
+        credentials: Credentials | None = None,
+        commitments: CommitmentSink | None = None,
     ) -> None:
-        """Nothing is opened before `start`; `congestion` says why a caller who may talk is refused for now, if so."""
+        """Nothing is opened before `start`. Without `commitments` the service is not offered.
+
+        `congestion` says why a caller who may talk is refused for now, if so.
+        """
         self._settings = settings
-        self._door = _Door(settings, sink, congestion)
-        self._server: _Server | None = None
+        self._credentials = credentials
+        self._commitments = commitments
+        self._door = _Door(settings, sink, congestion, credentials is not None)
+        self._door.commitments = commitments
+        self._servers: list[_Server] = []
 
     def start(self) -> int:
-        """Bind and serve in a thread; returns the port that was bound. OSError when the address cannot be had."""
-        ae = _entity(self._settings)
-        address = (self._settings.host, self._settings.port)
+        """Bind and serve in threads; returns the port that was bound. OSError when an address cannot be had."""
         _QUIET.enter()
         try:
-            server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+            self._serve(self._settings.port, self._credentials)
+            if self._credentials is not None and self._settings.plaintext_port >= 0:
+                self._serve(self._settings.plaintext_port, None)
         except OSError:
+            self._close()
             _QUIET.leave()
             raise
-        server.door = self._door
-        self._server = server
+        return self.ports[0]
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that were bound: the first one, and the plaintext one beside TLS where there is one."""
+        return [int(server.server_address[1]) for server in self._servers]
+
+    def _serve(self, port: int, credentials: Credentials | None) -> None:
+        ae = _entity(self._settings)
+        if self._commitments is not None:
+            ae.add_supported_context(PUSH_MODEL, [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
+        address = (self._settings.host, port)
+        server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+        server.door, server.credentials = self._door, credentials
+        self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True).start()
-        return int(server.server_address[1])
+
+    def _close(self) -> None:
+        for server in self._servers:
+            socketserver.BaseServer.shutdown(server)
+            server.server_close()
+        self._servers.clear()
 
     def stop(self, grace_s: float) -> None:
         """Take no more, let associations end by themselves for `grace_s` seconds, then abort and cut the rest."""
-        if self._server is None:
+        if not self._servers:
             return
-        socketserver.BaseServer.shutdown(self._server)
-        self._server.server_close()
-        self._server = None
+        self._close()
         _wait_until(self._door.empty, grace_s)
         self._door.cut_all()
         _QUIET.leave()
@@ -217,22 +264,36 @@ def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
 class AccessList:
     """The settings' called titles and peers, ready to be asked; an empty list of peers admits nobody."""
 
-    def __init__(self, settings: ListenerSettings) -> None:
-        """Networks are parsed once (`ipaddress`, never a string prefix)."""
+    def __init__(self, settings: ListenerSettings, tls: bool = False) -> None:
+        """Networks are parsed once (`ipaddress`, never a string prefix); `tls`: whether this node has certificates."""
         self._called = frozenset(called.ae_title for called in settings.called)
-        self._peers = [(peer.ae_title, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._peers = [(peer, [ipaddress.ip_network(n) for n in peer.networks]) for peer in settings.peers]
+        self._tls = tls
 
     def knows_address(self, ip: str) -> bool:
         """Whether any peer may call from there at all: asked before a byte is parsed."""
         return any(_within(ip, networks) for _, networks in self._peers)
 
-    def refusal(self, info: AssociationInfo) -> _Refusal | None:
-        """Why this caller is refused, or None."""
+    def refusal(self, info: AssociationInfo, shown: Shown | None = None) -> _Refusal | None:
+        """Why this caller, with what its certificate has shown (None: no TLS), is refused, or None."""
         if info.called_ae not in self._called:
             return _CALLED_UNKNOWN
-        if not any(title == info.calling_ae and _within(info.peer_ip, networks) for title, networks in self._peers):
+        if not self._claimed(info):
             return _CALLING_UNKNOWN
-        return None
+        return None if self.peer(info, shown) else _UNBOUND
+
+    def peer(self, info: AssociationInfo, shown: Shown | None = None) -> Peer | None:
+        """Who this is, by title, address and certificate together; its roles say what it may do."""
+        return next((peer for peer in self._claimed(info) if self._vouched(peer, shown)), None)
+
+    def _claimed(self, info: AssociationInfo) -> list[Peer]:
+        """Whom the caller says that it is, as far as its address allows."""
+        return [p for p, networks in self._peers if p.ae_title == info.calling_ae and _within(info.peer_ip, networks)]
+
+    def _vouched(self, peer: Peer, shown: Shown | None) -> bool:
+        if shown is None:
+            return peer.plaintext or not self._tls
+        return not shown.names.isdisjoint(peer.certificates)
 
 
 def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
@@ -248,11 +309,19 @@ def _within(ip: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Networ
 class _Door:
     """What all connections of one listener share: the access list, the counts and the sink."""
 
-    def __init__(self, settings: ListenerSettings, sink: InstanceSink, congestion: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        sink: InstanceSink,
+        congestion: Callable[[], str | None],
+        tls: bool = False,
+    ) -> None:
         self.settings = settings
         self._congestion = congestion
         self.object_limit = settings.max_object_mb << 20
-        self._access = AccessList(settings)
+        self._access = AccessList(settings, tls)
+        self.commitments: CommitmentSink | None = None
+        self._shaking: Counter[str] = Counter()  # TLS handshakes under way, by address
         self._sink = sink
         self._lock = threading.Lock()
         self._open: set[_Association] = set()
@@ -274,8 +343,19 @@ class _Door:
             self._note_stranger(ip)
             return False
         with self._lock:
-            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted)
+            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted) + self._shaking
         return waiting.total() < _WAITING_ROOM and waiting[ip] < _WAITING_ROOM_PER_ADDRESS
+
+    @contextlib.contextmanager
+    def shaking_hands(self, ip: str) -> Iterator[None]:
+        """A TLS handshake is under way: it waits in the same room as a connection without an association."""
+        with self._lock:
+            self._shaking[ip] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shaking[ip] -= 1
 
     def entered(self, assoc: _Association) -> None:
         """A connection was accepted."""
@@ -284,9 +364,10 @@ class _Door:
 
     def judge(self, assoc: _Association) -> _Refusal | None:
         """Admit the association and count it, or say why not."""
-        refusal = self._access.refusal(assoc.info)
+        refusal = self._access.refusal(assoc.info, assoc.shown)
         if refusal is None and (congested := self._congestion()):
             refusal = _Refusal(*_TEMPORARY_CONGESTION, congested)
+        assoc.peer = self._access.peer(assoc.info, assoc.shown)
         with self._lock:
             if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
                 refusal = _FULL
@@ -309,20 +390,36 @@ class _Door:
         with self._lock:
             self._open.discard(assoc)
 
+    def begins(self, request: StoreRequest) -> Incoming:
+        """The sink's side of an instance that is announced."""
+        incoming: Incoming = _NotTaken()
+        with _sink_faults():
+            incoming = self._sink.begin(request)
+        return incoming
+
     def on_store(self, event: Any) -> Dataset:
         """C-STORE: the sink's verdict as a status (PS3.4 B.2.3); a sink that fails means 'send again'."""
-        request, outcome = event.request, StoreOutcome.NO_RESOURCES
+        outcome, incoming = StoreOutcome.NO_RESOURCES, event.assoc.arrived(event.request, event.context)
         with _sink_faults():
-            outcome = self._sink.store(
-                ReceivedInstance(
-                    association=event.assoc.info,
-                    sop_class_uid=str(request.AffectedSOPClassUID),
-                    sop_uid=str(request.AffectedSOPInstanceUID),
-                    transfer_syntax_uid=str(event.context.transfer_syntax),
-                    encoded=request.DataSet.getvalue() if request.DataSet else b"",
-                )
-            )
+            outcome = incoming.store()
         return _status(STATUS[outcome])
+
+    def on_action(self, event: Any) -> tuple[int, None]:
+        """N-ACTION for storage commitment: Success once the request is in the ledger, its answer comes later."""
+        request, status = event.request, _NO_RESOURCES
+        if self.commitments is None or not is_request(request):
+            return _NO_SUCH_ACTION, None
+        with _sink_faults():
+            try:
+                encoded = request.ActionInformation.getvalue() if request.ActionInformation else b""
+                transaction, wanted = read_request(encoded, uid.UID(event.context.transfer_syntax))
+                asked = CommitmentRequest(event.assoc.info.calling_ae, transaction, wanted)
+                self.commitments.request(asked)
+                status = _SUCCESS
+            except Unreadable as error:
+                logger.warning("commitment request refused", because=error.detail)
+                status = _INVALID_ARGUMENT
+        return status, None
 
     def cut_all(self) -> None:
         """Abort, then close under whoever is still there; a stalled peer cannot hold this up."""
@@ -353,6 +450,20 @@ class _Door:
         threading.Thread(target=self._refused, args=(info, "address not recognised"), daemon=True).start()
 
 
+class _NotTaken:
+    """Stands in where the sink failed, against its contract."""
+
+    def write(self, data: bytes) -> None:
+        """Let it pass."""
+
+    def store(self) -> StoreOutcome:
+        """Send again."""
+        return StoreOutcome.NO_RESOURCES
+
+    def discard(self) -> None:
+        """There is nothing."""
+
+
 @contextlib.contextmanager
 def _sink_faults() -> Iterator[None]:
     """By contract the sink never raises; if it does, the sender is not told Success and the association lives on."""
@@ -381,6 +492,7 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
     request_queue_size = 128
     door: _Door
+    credentials: Credentials | None = None
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # socketserver's signature
         """Before any byte is parsed; on False the socket is closed."""
@@ -396,10 +508,26 @@ class _Server(ThreadedAssociationServer):
 
 class _Handler(RequestHandler):
     server: _Server
+    _shown: Shown | None = None
+
+    def handle(self) -> None:
+        """TLS first, in this connection's own thread: who is silent holds up nobody else (row 14)."""
+        try:
+            self._secure()
+        except TlsFailed as error:
+            logger.warning("TLS refused", because=error.detail, peer_ip=self.client_address[0])
+        else:
+            super().handle()
+
+    def _secure(self) -> None:
+        if self.server.credentials is not None:
+            with self.server.door.shaking_hands(str(self.client_address[0])):
+                self.request, self._shown = shake_hands(self.request, self.server.credentials.context())
 
     def _create_association(self) -> _Association:
         """As pynetdicom's, with our association and socket."""
         assoc = _Association(self.ae, self.server, str(self.client_address[0]))
+        assoc.shown = self._shown
         connection: socket.socket = self.request
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assoc.set_socket(_Socket(assoc, connection))
@@ -408,9 +536,10 @@ class _Handler(RequestHandler):
         assoc.acceptor.address_info = self.local
         assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
         assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
+        assoc.acceptor.supported_contexts = list(map(copy, self.server.contexts))  # deep, it took 43 ms (row 11)
         assoc.requestor.address_info = self.remote
         assoc.bind(evt.EVT_C_STORE, self.server.door.on_store)
+        assoc.bind(evt.EVT_N_ACTION, self.server.door.on_action)
         assoc.bind(evt.EVT_ACSE_RECV, _note_loss)
         self.server.door.entered(assoc)
         return assoc
@@ -427,6 +556,20 @@ class _Socket(AssociationSocket):
         self._in_body = False
         p_data_limit = assoc.door.settings.max_pdu_bytes + _PDU_SLACK
         self._limits = {_P_DATA: p_data_limit, 5: _CONTROL_LIMIT, 6: _CONTROL_LIMIT, 7: _CONTROL_LIMIT}
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read. The library asks `select`, which no descriptor above 1023 can be told (row 12:
+        the listener then answered nobody)."""
+        if self.socket is None or not self._is_connected:
+            return False
+        try:
+            watch = select.poll()
+            watch.register(self.socket, select.POLLIN)
+            return bool(watch.poll(0)) or _has_decrypted(self.socket)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # transport connection closed
+            return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The bytes asked for, fewer only when the peer closed; OSError ends the connection.
@@ -493,8 +636,14 @@ class _Socket(AssociationSocket):
             self.socket.close()
 
 
+def _has_decrypted(connection: socket.socket) -> bool:
+    return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+
+
 class _Association(Association):
     """One connection: pynetdicom's association with a gate, a meter and an end that always comes."""
+
+    dimse: _Meter
 
     def __init__(self, ae: AE, server: _Server, peer_ip: str) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
@@ -503,10 +652,13 @@ class _Association(Association):
         self.door = server.door
         self.peer_ip = peer_ip
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
+        self.shown: Shown | None = None  # of the certificate; None without TLS
+        self.peer: Peer | None = None
         self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
-        self.dul.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+        self.dul = _Wire(self)
+        self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout  # setting them sets its timers
 
     def run_reactor(self) -> None:
         """From the first byte to the last; however it ends, the connection is closed and the slot is free."""
@@ -514,6 +666,7 @@ class _Association(Association):
             super().run_reactor()
         finally:
             self.cut()
+            self.dimse.discard()
             self.door.ended(self)
 
     def how_it_ended(self) -> str:
@@ -529,10 +682,32 @@ class _Association(Association):
         self.idle = block and self.is_established
         super().abort(block)
 
+    def announce(self, command: C_STORE | Dataset, transfer_syntax_uid: str) -> Incoming:
+        """Tell the sink which instance is about to come."""
+        sop_class, sop_instance = _said(command, "AffectedSOPClassUID"), _said(command, "AffectedSOPInstanceUID")
+        return self.door.begins(StoreRequest(self.info, sop_class, sop_instance, transfer_syntax_uid))
+
+    def arrived(self, request: C_STORE, context: PresentationContextTuple) -> Incoming:
+        """The instance of that request; one without any byte where it came without a data set (row 19)."""
+        return self.dimse.arrived(request.MessageID) or self.announce(request, str(context.transfer_syntax))
+
     def wake(self) -> None:
         """End the wait for an association request (`acse_timeout`) of a connection that is gone."""
         if not self.admitted:
             self.dul.to_user_queue.put(None)  # which the library reads as 'timed out'
+
+    def kill(self) -> None:
+        """The library's waits for its state machine to come to rest, without end: a request whose header came before
+        `acse_timeout` and whose body came after it held thread and connection for good (rows 1, 4)."""
+        self._reactor_checkpoint.set()
+        self._kill = self._is_paused = True
+        self.is_established = False
+        words_are_due = self.requestor.primitive is not None  # an answer is on its way
+        deadline = time.monotonic() + (_LAST_WORDS_S if words_are_due else 0)
+        while self.dul.is_alive() and not self.dul.stop_dul():
+            if time.monotonic() > deadline:
+                self.cut()
+            time.sleep(0.01)
 
     def cut(self) -> None:
         """Close the connection and let both threads go."""
@@ -543,14 +718,14 @@ class _Association(Association):
             self.dul.socket._shutdown_socket()
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Only C-STORE and C-ECHO, in a negotiated context; everything else is an abort."""
+        """Only C-STORE, C-ECHO and N-ACTION, each in a context negotiated for it; everything else is an abort."""
         context = self._accepted_cx.get(context_id)
-        if context is None or not isinstance(msg, (C_STORE, C_ECHO)) or msg.MessageID is None:
+        if context is None or not _is_ours(msg, str(context.abstract_syntax)):
             self.abort(block=False)
             return
-        fault = _command_fault(msg, str(context.abstract_syntax)) if isinstance(msg, C_STORE) else None
+        fault = _command_fault(msg, context) if isinstance(msg, C_STORE) else None
         if fault:
-            self._answer(msg.MessageID, context_id, fault)
+            self._answer(msg.MessageID or 0, context_id, fault)
         else:
             super()._serve_request(msg, context_id)
         self.dul._idle_timer.restart()  # the time that the sink took was not silence of the peer
@@ -565,14 +740,41 @@ class _Association(Association):
         self.dimse.send_msg(response, context_id)
 
 
-def _command_fault(request: C_STORE, abstract_syntax: str) -> _Answer | None:
+def _is_ours(msg: DimseServiceType, abstract_syntax: str) -> bool:
+    if not isinstance(msg, (C_STORE, C_ECHO, N_ACTION)) or msg.MessageID is None:
+        return False
+    return isinstance(msg, N_ACTION) == (abstract_syntax == PUSH_MODEL)
+
+
+def _command_fault(command: C_STORE | Dataset, context: PresentationContext) -> _Answer | None:
     """What is wrong with the command itself (rows 17, 18)."""
     try:
-        checked_uid(str(request.AffectedSOPInstanceUID or ""), "SOP Instance UID")
-        sop_class = checked_uid(str(request.AffectedSOPClassUID or ""), "SOP Class UID")
+        checked_uid(_said(command, "AffectedSOPInstanceUID"), "SOP Instance UID")
+        sop_class = checked_uid(_said(command, "AffectedSOPClassUID"), "SOP Class UID")
     except Unreadable:
         return _BAD_COMMAND
-    return _WRONG_CLASS if sop_class != abstract_syntax else None
+    return _WRONG_CLASS if sop_class != str(context.abstract_syntax) else None
+
+
+def _said(command: C_STORE | Dataset, keyword: str) -> str:
+    return str(getattr(command, keyword, None) or "")
+
+
+class _Wire(DULServiceProvider):
+    """The thread that reads and writes, whose faults end the connection and not with a traceback (row 15)."""
+
+    def __init__(self, assoc: _Association) -> None:
+        super().__init__(assoc)
+        self._association = assoc
+        self.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+
+    def run_reactor(self) -> None:
+        """A state machine that is asked for the impossible (an answer to a peer who has gone on) raises."""
+        try:
+            super().run_reactor()
+        except (InvalidEventError, OSError, *_STUMBLES) as error:
+            logger.warning("connection cut", because=type(error).__name__, peer_ip=self._association.peer_ip)
+            self._association.cut()
 
 
 class _Gate(ACSE):
@@ -585,6 +787,7 @@ class _Gate(ACSE):
         try:
             refusal = self._judge()
             if refusal is None:
+                self._offer_by_role()
                 super()._negotiate_as_acceptor()
         except _STUMBLES as error:
             logger.warning("association request not understood", because=type(error).__name__)
@@ -595,6 +798,12 @@ class _Gate(ACSE):
             self.assoc.kill()  # returns once the A-ASSOCIATE-RJ is on the wire and the connection closed
         elif self.assoc.is_established:
             self.assoc.door.opened(self.assoc)
+
+    def _offer_by_role(self) -> None:
+        """What its roles allow: storage, commitment; C-ECHO for everybody who was let in."""
+        roles = self.assoc.peer.roles if self.assoc.peer else ()
+        offered = self.acceptor.supported_contexts
+        self.acceptor.supported_contexts = [c for c in offered if _role_for(str(c.abstract_syntax)) in {"", *roles}]
 
     def _judge(self) -> _Refusal | None:
         request = self.requestor.primitive
@@ -609,41 +818,115 @@ class _Gate(ACSE):
         return self.assoc.door.judge(self.assoc)
 
 
+def _role_for(abstract_syntax: str) -> str:
+    """The role that a peer needs for this SOP Class; none for C-ECHO."""
+    return {str(Verification): "", str(PUSH_MODEL): "commit"}.get(abstract_syntax, "store")
+
+
 class _Meter(DIMSEServiceProvider):
-    """Message exchange that counts what it is given (rows 8, 9) and survives what cannot be decoded (row 15)."""
+    """Message exchange that counts what it is given (rows 8, 9), survives what cannot be decoded (row 15), and hands
+    the data set of a C-STORE on as it comes (row 26) where pynetdicom would collect it."""
 
     assoc: _Association
     _command_bytes = 0
     _object_bytes = 0
+    _context_id: int | None = None  # of the message being received
+    _message_id: int | None = None
+    _storing = False  # it is a C-STORE request whose command is complete
+
+    def __init__(self, assoc: _Association) -> None:
+        super().__init__(assoc)
+        self._lock = threading.Lock()  # the association's thread ends what the DUL thread receives
+        self._incoming: Incoming | None = None  # being received; None also where its command was at fault
+        self._arrived: dict[int | None, Incoming] = {}  # received whole, by Message ID, not answered yet
+        self._over = False
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Called in the DUL thread for every P-DATA PDU."""
-        if self.assoc.condemned:
-            return
-        fault = self._fault(primitive)
-        if fault:
-            self._condemn(fault)
-            return
         try:
-            super().receive_primitive(primitive)
+            for context_id, data in primitive.presentation_data_value_list:
+                if not self.assoc.condemned:
+                    self._receive(context_id, data)
         except _STUMBLES as error:
             self._condemn(f"message not understood ({type(error).__name__})")
 
-    def _fault(self, primitive: P_DATA) -> str:
+    def arrived(self, message_id: int | None) -> Incoming | None:
+        """What was received whole under that Message ID; None where no data set came."""
+        return self._arrived.pop(message_id, None)
+
+    def discard(self) -> None:
+        """Nothing more is received; what is not stored by now never will be (row 27)."""
+        with self._lock:
+            self._over = True
+            for incoming in (self._incoming, *self._arrived.values()):
+                if incoming:
+                    incoming.discard()
+
+    def _receive(self, context_id: int, data: bytes) -> None:
+        """One fragment (PS3.8 annex E)."""
         if self.message is None:
             self._command_bytes = self._object_bytes = 0
-        for context_id, data in primitive.presentation_data_value_list:
-            if context_id not in self.assoc._accepted_cx or not data:
-                return "a fragment outside any negotiated context"
-            self._count(data[0], len(data) - 1)
+            self._context_id, self._storing = context_id, False
+        fault = self._fault(context_id, data)
+        if fault:
+            self._condemn(fault)
+        elif self._storing:
+            self._store(context_id, data)
+        else:
+            self._collect(context_id, data)
+
+    def _collect(self, context_id: int, data: bytes) -> None:
+        """A fragment that pynetdicom may keep: of a command, of which a data set may follow."""
+        fragment = P_DATA()
+        fragment.presentation_data_value_list = [[context_id, data]]  # type: ignore[list-item]  # it wants lists
+        super().receive_primitive(fragment)
+        if isinstance(self.message, C_STORE_RQ) and data[0] & _COMMAND:
+            self._begin(self.message.command_set, self.assoc._accepted_cx[context_id])
+
+    def _begin(self, command: Dataset, context: PresentationContext) -> None:
+        self._storing, self._message_id = True, command.MessageID
+        if self._message_id in self._arrived:
+            self._condemn("two requests under one Message ID")
+        elif not _command_fault(command, context):
+            with self._lock:
+                self._incoming = None if self._over else self.assoc.announce(command, str(context.transfer_syntax[0]))
+
+    def _store(self, context_id: int, data: bytes) -> None:
+        with self._lock:
+            if self._incoming and not self._over:
+                self._incoming.write(data[1:])
+        if data[0] & _LAST:
+            self._end(context_id)
+
+    def _end(self, context_id: int) -> None:
+        with self._lock:
+            if self._incoming:
+                self._arrived[self._message_id] = self._incoming
+            self._incoming = None
+        self._storing = False
+        self._collect(context_id, bytes([_LAST]))  # the library's turn, with nothing left to keep
+
+    def _fault(self, context_id: int, data: bytes) -> str:
+        if context_id not in self.assoc._accepted_cx or not data:
+            return "a fragment outside any negotiated context"
+        if context_id != self._context_id or bool(data[0] & _COMMAND) is self._command_is_complete():
+            return "a fragment of another message before the last of this one"
+        self._count(data[0], len(data) - 1)
         if self._command_bytes > _COMMAND_LIMIT:
             return f"a command set of more than {_COMMAND_LIMIT} bytes"
-        if self._object_bytes > self.assoc.door.object_limit:
-            return f"an object of more than {self.assoc.door.settings.max_object_mb} MB"
+        if self._object_bytes > self._object_limit():
+            return f"an object of more than {self._object_limit() >> 20} MB"
         return "too many unanswered requests" if self.msg_queue.qsize() > _OUTSTANDING_LIMIT else ""
 
+    def _command_is_complete(self) -> bool:
+        return self.message is not None and self.message.context_id is not None
+
+    def _object_limit(self) -> int:
+        """Only a C-STORE has a large data set; pynetdicom keeps any other one in memory."""
+        return self.assoc.door.object_limit if self._storing else _OTHER_LIMIT
+
     def _count(self, control: int, size: int) -> None:
-        if control & 1:  # PS3.8 E.2: a command fragment
+        if control & _COMMAND:
             self._command_bytes += size
         else:
             self._object_bytes += size

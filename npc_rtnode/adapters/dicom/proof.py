@@ -15,7 +15,7 @@ from npc_rtnode.adapters.dicom.elements import UNREADABLE, quietly, raw_of, read
 from npc_rtnode.adapters.dicom.references import referenced_images
 from npc_rtnode.adapters.dicom.structure import StructureReader
 from npc_rtnode.domain.invariants import ClaimedInstance, ObjectFacts
-from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance
+from npc_rtnode.domain.records import AssociationInfo, StoreRequest
 from npc_rtnode.errors import Unreadable
 
 _WHOSE: Final = (
@@ -36,7 +36,7 @@ class ProofReader:
 
     def flaw(self, data: bytes, claimed: ClaimedInstance) -> str:
         """Walk a stored instance anew, and compare it with its row; empty where both say the same."""
-        as_sent = ReceivedInstance(_NOBODY, claimed.sop_class_uid, claimed.sop_uid, claimed.transfer_syntax_uid, b"")
+        as_sent = StoreRequest(_NOBODY, claimed.sop_class_uid, claimed.sop_uid, claimed.transfer_syntax_uid)
         structure = StructureReader()
         try:
             prefix = structure.file_prefix(as_sent)

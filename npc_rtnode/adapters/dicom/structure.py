@@ -10,6 +10,7 @@ What is refused, by decision, beyond plain truncation:
 * groups below 0008 (PS3.5 7.1): a group 0002 at the front would pass for file meta once the bytes are in a file;
 * an odd value length (PS3.5 7.1.1). None of the 300 healthy files of eleven manufacturers that we hold has one;
 * an explicit VR that PS3.5 6.2 does not know;
+* a SpecificCharacterSet with bytes that are no text (found by the fuzz: no reader gets past it);
 * a native PixelData whose length is not what Rows, Columns and so on come to, one padding byte allowed (PS3.5 8.2).
 Zero bytes after a whole pixel element pass: one published GE SIGNA file ends in 2.4 MB of them. So does what DCMTK
 makes of those when it sends the file on: an empty command group at the very front.
@@ -29,7 +30,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 
 from npc_rtnode.domain.identifiers import derived_uid
-from npc_rtnode.domain.records import InstanceIdentity, ReceivedInstance
+from npc_rtnode.domain.records import InstanceIdentity, StoreRequest
 from npc_rtnode.errors import Unreadable
 
 NATIVE: Final = (str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRLittleEndian))
@@ -68,6 +69,9 @@ MAX_ELEMENTS: Final = 1_000_000  # an enhanced MR of 2 000 frames has about 200 
 MAX_ITEMS: Final = 250_000  # items and fragments together
 MAX_DECODED_BYTES: Final = 2 << 30  # of pixels, before anybody asks for the memory (row 25)
 
+_LONGEST_IDENTIFYING: Final = 1024  # bytes of a value that is looked at; a UID has 64
+_PIECE: Final = 65536  # bytes looked at together, or a file's whole tail would be in memory
+
 _UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -84,6 +88,8 @@ _LENGTH: Final = struct.Struct("<L")
 # (0000,0000) Command Group Length 0, in implicit and in explicit VR: nothing follows of it.
 _EMPTY_COMMAND_GROUP: Final = (_IMPLICIT.pack(0, 0, 4) + bytes(4), _HEADER.pack(0, 0, b"UL", 4) + bytes(4))
 
+_CHARSET: Final = 0x00080005
+_CHARSET_TEXT: Final = re.compile(rb"[ -~]*\0*")  # lower case and unknown names pass, pydicom reads around them
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
@@ -96,15 +102,16 @@ _WANTED: Final = frozenset(
 class StructureReader:
     """The few questions that receiving asks of a data set's bytes."""
 
-    def identify(self, encoded: bytes, transfer_syntax_uid: str) -> InstanceIdentity:
+    def identify(self, encoded: bytes | memoryview, transfer_syntax_uid: str) -> InstanceIdentity:
         """Walk the structure to the very last byte, then read identity; raises Unreadable.
 
         Patient elements may be empty or absent here: whose images they are is judged over a series, not over a slice.
         """
         if transfer_syntax_uid not in TRANSFER_SYNTAXES:
             raise Unreadable("Its transfer syntax is not one that this node takes.")
-        walk = _Walk(encoded, encapsulated=transfer_syntax_uid in ENCAPSULATED)
-        walk.data_set(0, len(encoded), explicit=transfer_syntax_uid != uid.ImplicitVRLittleEndian)
+        walk = _Walk(encapsulated=transfer_syntax_uid in ENCAPSULATED)
+        with memoryview(encoded) as walk.data:  # and no byte of a mapped file is held on to afterwards
+            walk.data_set(0, len(encoded), explicit=transfer_syntax_uid != uid.ImplicitVRLittleEndian)
         sop_class = walk.uid(_SOP_CLASS, "SOPClassUID")
         walk.check_pixels(needed=sop_class in IMAGE_CLASSES)
         return InstanceIdentity(
@@ -115,16 +122,16 @@ class StructureReader:
             modality=walk.code(_MODALITY, "Modality"),
         )
 
-    def file_prefix(self, received: ReceivedInstance) -> bytes:
+    def file_prefix(self, request: StoreRequest) -> bytes:
         """Preamble, prefix and file meta group (PS3.10 7.1) that make the encoded bytes a DICOM file.
 
         A function of class, instance and transfer syntax alone: the same instance arriving again, by way of another AE
         title or after an upgrade, makes the same file with the same digest. Who sent it stands in the ledger.
         """
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = uid.UID(checked_uid(received.sop_class_uid, "SOP Class UID"))
-        meta.MediaStorageSOPInstanceUID = uid.UID(checked_uid(received.sop_uid, "SOP Instance UID"))
-        meta.TransferSyntaxUID = uid.UID(checked_uid(received.transfer_syntax_uid, "Transfer Syntax UID"))
+        meta.MediaStorageSOPClassUID = uid.UID(checked_uid(request.sop_class_uid, "SOP Class UID"))
+        meta.MediaStorageSOPInstanceUID = uid.UID(checked_uid(request.sop_uid, "SOP Instance UID"))
+        meta.TransferSyntaxUID = uid.UID(checked_uid(request.transfer_syntax_uid, "Transfer Syntax UID"))
         meta.ImplementationClassUID = uid.UID(IMPLEMENTATION_CLASS_UID)
         meta.ImplementationVersionName = IMPLEMENTATION_VERSION
         buffer = DicomBytesIO()
@@ -146,7 +153,7 @@ def reads_as_sequence(value: bytes) -> bool:
     if not value.startswith(b"\xfe\xff\x00\xe0"):
         return False
     try:
-        return _Walk(value, encapsulated=False).items_to_the_end()
+        return _Walk(encapsulated=False, data=memoryview(value)).items_to_the_end()
     except Unreadable:
         return False
 
@@ -162,8 +169,8 @@ class _Element(NamedTuple):
 class _Walk:
     """One pass over one data set; positions are byte offsets into it."""
 
-    data: bytes
     encapsulated: bool
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
     elements: int = 0
     items: int = 0
     found: dict[int, bytes] = field(default_factory=dict)
@@ -175,13 +182,18 @@ class _Walk:
     def data_set(self, at: int, end: int, explicit: bool) -> None:
         """The outermost data set: no delimiter ends it, the last byte does."""
         last = -1
-        at += len(group) if self.data.startswith(group := _EMPTY_COMMAND_GROUP[explicit]) else 0
+        at += len(group) if self.data[: len(group := _EMPTY_COMMAND_GROUP[explicit])] == group else 0
         while at < end and not (last >= _PIXELS and self._only_zeros(at)):
             element = self._element(at, end, explicit, last)
             last = element.tag
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
-                self.found[last] = self.data[element.value_at : at]
+                self.found[last] = self._identifying(element, at)
+
+    def _identifying(self, element: _Element, end: int) -> bytes:
+        if end - element.value_at > _LONGEST_IDENTIFYING:
+            raise Unreadable(f"Tag {_name(element.tag)} has a value of {end - element.value_at} bytes.")
+        return bytes(self.data[element.value_at : end])
 
     def items_to_the_end(self) -> bool:
         """Whether all of it is the items of one sequence in implicit VR."""
@@ -233,6 +245,8 @@ class _Walk:
             if depth == 0:
                 self.pixel_lengths[tag] = length
             return self._fragments(at, end, depth) if length == _UNDEFINED else at + length
+        if tag == _CHARSET and length != _UNDEFINED:
+            self._check_charset(element)
         if vr == b"SQ" or (not vr and _is_sequence(tag, length)):
             return self._sequence(at, length, end, explicit, depth + 1)
         if length != _UNDEFINED:
@@ -240,6 +254,11 @@ class _Walk:
         if vr == b"UN":  # PS3.5 6.2.2 note 2: a sequence of unknown VR is encoded in implicit VR
             return self._sequence(at, length, end, False, depth + 1)
         raise Unreadable(f"Tag {_name(tag)} has no length and is no sequence (offset {at}).")
+
+    def _check_charset(self, element: _Element) -> None:
+        """pydicom asks Python for a codec of that name, and a NUL in it makes the whole file unreadable."""
+        if not _CHARSET_TEXT.fullmatch(self._identifying(element, element.value_at + element.length)):
+            raise Unreadable("SpecificCharacterSet is not made of code strings.")
 
     def _sequence(self, at: int, length: int, end: int, explicit: bool, depth: int) -> int:
         if depth > MAX_DEPTH:
@@ -279,7 +298,8 @@ class _Walk:
             fragments += 1
 
     def _only_zeros(self, at: int) -> bool:
-        return not any(self.data[at : at + 8]) and not self.data[at:].strip(b"\0")
+        pieces = (bytes(self.data[here : here + _PIECE]) for here in range(at, len(self.data), _PIECE))
+        return not any(self.data[at : at + 8]) and not any(piece.strip(b"\0") for piece in pieces)
 
     def _count_item(self, tag: int, at: int) -> None:
         if tag != _ITEM:
