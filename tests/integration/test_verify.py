@@ -28,7 +28,7 @@ from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.profiles import PROFILES, Form, ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, stack_for
+from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, seen, stack_for
 
 
 @dataclass(frozen=True)
