@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model import checks
+from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.plausibility import DISTANCE, GAUGES, REFERENCE
@@ -152,6 +154,14 @@ def prediction_of(
     """A prediction whose mask is the given one, sure and steady by all that was measured; no band has an end."""
     said = {"dropped_cc": 0.0, "measured": MEASURED, "bands": BANDS} | wishes
     return Prediction(mask.astype(np.float32), mask, stages, **said)
+
+
+def prediction_on(
+    files: Sequence[Path], mask: Mask, stages: tuple[float, float, float, float] = (0.02, 0.11, 0.69, 0.18)
+) -> Prediction:
+    """The same, made by a model that looked at these files; a file may be named once for each of its frames."""
+    volume = DicomSeriesReader().volume(list(dict.fromkeys(files)))
+    return prediction_of(mask, stages, **seen(volume, mask))
 
 
 def plan_of(**wishes: Any) -> ObjectPlan:

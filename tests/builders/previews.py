@@ -20,7 +20,7 @@ from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.report import ObjectPlan
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import Mask, plan_of, prediction_of, stack_for, tube
+from tests.builders.outputs import Mask, plan_of, prediction_on, stack_for, tube
 
 SURE = (0.02, 0.11, 0.69, 0.18)
 UNSURE = (0.02, 0.45, 0.43, 0.10)
@@ -84,7 +84,8 @@ def preview(
     """Structure set and both previews of a shape on the series that the keywords describe (`make_series`)."""
     files = make_series(folder, **wishes)
     stack = stack_for(**{key: value for key, value in wishes.items() if key not in _NOT_OF_THE_STACK})
-    prediction, ordered = prediction_of(shape(stack.grid.shape), stages), replace(plan or plan_of(), orders=ORDERS)
+    prediction = prediction_on(files, shape(stack.grid.shape), stages)
+    ordered = replace(plan or plan_of(), orders=ORDERS)
     objects = DicomObjects().write(stack, files, prediction, ordered)
     return Previewed(stack, files, prediction, ordered, objects)
 

@@ -30,7 +30,7 @@ from npc_rtnode.domain.report import PHANTOM_NOTICE, SYNTHETIC_NOTICE
 from npc_rtnode.drawing import preview as drawing
 from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.settings import Destination
-from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, prediction_of, tube, two_parts
+from tests.builders.outputs import GEOMETRIES, Mask, ball, bundle_statement, plan_of, prediction_on, tube, two_parts
 from tests.builders.previews import ORDERS, UNSURE, Previewed, drawn, preview
 from tests.integration.test_enhanced_objects import source
 from tests.integration.test_rtstruct import CHARSETS
@@ -306,7 +306,7 @@ def test_frames_of_enhanced_mr_have_a_preview_too(tmp_path: Path, name: str) -> 
     stack = stack_of(DicomSeriesReader().headers(files))
     by_uid = {header.sop_uid: path for path in files for header in DicomSeriesReader().headers([path])}
     sources = [by_uid[header.sop_uid] for header in stack.slices]
-    prediction, plan = prediction_of(tube(stack.grid.shape)), replace(plan_of(), orders=ORDERS)
+    prediction, plan = prediction_on(sources, tube(stack.grid.shape)), replace(plan_of(), orders=ORDERS)
     made = Previewed(stack, sources, prediction, plan, DicomObjects().write(stack, sources, prediction, plan))
     named = pydicom.dcmread(BytesIO(made.image.encoded)).SourceImageSequence
     assert sorted(item.ReferencedSOPInstanceUID for item in named) == sorted({h.sop_uid for h in stack.slices})

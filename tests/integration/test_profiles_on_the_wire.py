@@ -24,7 +24,7 @@ from npc_rtnode.domain.profiles import PROFILES, ProfileName, orders_for, orders
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.settings import Destination
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import ball, plan_of, prediction_of, stack_for
+from tests.builders.outputs import ball, plan_of, prediction_on, stack_for
 from tests.integration.test_rtstruct import CHARSETS
 from tests.integration.test_verify import holding
 
@@ -53,7 +53,7 @@ class Result:
     def __init__(self, folder: Path, destinations: tuple[Destination, ...], **series: Any) -> None:
         self.files = make_series(folder, **series)
         stack, plan = stack_for(), plan_of(orders=orders_for(destinations, SITE_NAME))
-        prediction = prediction_of(ball(stack.grid.shape))
+        prediction = prediction_on(self.files, ball(stack.grid.shape))
         self.objects = DicomObjects().write(stack, self.files, prediction, plan)
         assert not holding(DicomObjects().judge(stack, self.files, prediction, plan, self.objects))
 

@@ -26,7 +26,7 @@ from npc_rtnode.domain.profiles import Form, ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from tests.builders.enhanced import make_enhanced
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, stack_for, tube
+from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_on, stack_for, tube
 from tests.integration.test_rtstruct import CHARSETS
 from tests.integration.test_verify import altered, holding
 
@@ -40,7 +40,7 @@ class Case:
     """A mask on a series, and SEG, RTSTRUCT and SR of it."""
 
     def __init__(self, stack: Stack, files: list[Path], mask: Mask) -> None:
-        self.stack, self.files, self.prediction = stack, files, prediction_of(mask)
+        self.stack, self.files, self.prediction = stack, files, prediction_on(files, mask)
         self.objects = DicomObjects().write(stack, files, self.prediction, PLAN)
 
     def judged(self, *objects: WrittenObject) -> tuple[GateResult, ...]:

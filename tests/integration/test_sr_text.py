@@ -20,7 +20,7 @@ from npc_rtnode.adapters.dicom.verify import report_facts
 from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import plan_of, prediction_of, stack_for, tube
+from tests.builders.outputs import plan_of, prediction_on, stack_for, tube
 from tests.integration.test_rtstruct import CHARSETS
 from tests.integration.test_verify import altered, holding, item_of
 
@@ -36,7 +36,7 @@ class Case:
     def __init__(self, folder: Path, kind: ObjectKind, stages: Stages = SURE, **wishes: Any) -> None:
         self.files, self.stack = make_series(folder, **wishes), stack_for()
         self.plan = plan_of(orders=(ObjectOrder(ObjectKind.RTSTRUCT), ObjectOrder(kind)))
-        self.prediction = prediction_of(tube(self.stack.grid.shape), stages)
+        self.prediction = prediction_on(self.files, tube(self.stack.grid.shape), stages)
         self.structure, self.report = DicomObjects().write(self.stack, self.files, self.prediction, self.plan)
 
     def held(self, report: WrittenObject) -> set[str]:

@@ -28,7 +28,7 @@ from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.profiles import PROFILES, Form, ObjectOrder
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from tests.builders.mr_series import make_series
-from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, seen, stack_for
+from tests.builders.outputs import GEOMETRIES, SHAPES, Mask, ball, plan_of, prediction_of, prediction_on, stack_for
 
 
 @dataclass(frozen=True)
@@ -374,7 +374,7 @@ def test_two_decimals_are_exact_enough(tmp_path: Path, geometry: str) -> None:
     wishes = GEOMETRIES[geometry]
     files, stack = make_series(tmp_path, **wishes), stack_for(**wishes)
     mask = SHAPES["ragged"](stack.grid.shape)
-    prediction = prediction_of(mask, **seen(DicomSeriesReader().volume(files), mask))
+    prediction = prediction_on(files, mask)
     plan = plan_of(orders=(ObjectOrder(ObjectKind.RTSTRUCT, Form(decimals=PROFILES["monaco"].decimals)),))
     results = DicomObjects().judge(stack, files, prediction, plan, DicomObjects().write(stack, files, prediction, plan))
     assert not holding(results)
