@@ -48,8 +48,9 @@ def aside(*reasons: str) -> tuple[Ends, ...]:
 
 CONFLICT: Ends = ("QUARANTINED", "^CONFLICT: one SOP Instance UID came with two different contents")
 
-JOBS = {"mr_study_nema_enhanced_tumour": [("HELD", "^ENHANCED_MR: ")]}
-"""The folders that start a job, and how it ends: no destination of this node holds Enhanced MR."""
+JOBS = {"mr_study_nema_enhanced_tumour": [("HELD", "^(ENHANCED_MR|EMPTY_MASK): ")]}
+"""The folders that start a job, and how it ends: no destination of this node holds Enhanced MR, and a bundle of phantoms
+may well outline nothing in a brain."""
 
 LAST = "nasty_pydicom"
 """Sent when all else is settled: its MR_small is of one series with the Toshiba image of WG04."""
