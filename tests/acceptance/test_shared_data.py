@@ -49,7 +49,7 @@ def aside(*reasons: str) -> tuple[Ends, ...]:
 CONFLICT: Ends = ("QUARANTINED", "^CONFLICT: one SOP Instance UID came with two different contents")
 
 JOBS = {"mr_study_nema_enhanced_tumour": [("HELD", "^(ENHANCED_MR|EMPTY_MASK): ")]}
-"""The folders that start a job, and how it ends: no destination of this node holds Enhanced MR, and a bundle of phantoms
+"""The folders that start a job, and how it ends: no destination here holds Enhanced MR, and a bundle of phantoms
 may well outline nothing in a brain."""
 
 LAST = "nasty_pydicom"
