@@ -14,6 +14,7 @@ from model.network import (
     STRIDES,
     Attention3d,
     Bottleneck,
+    FlatConv,
     MultiTaskNet,
     NetworkConfig,
     UNet8,
@@ -44,6 +45,19 @@ def test_pooling_reproduces_the_paper_grids():
         sizes.append(grid)
     assert [size[1] for size in sizes] == [224, 112, 56, 28, 14, 7, 4, 2]
     assert [size[0] for size in sizes] == [21, 21, 21, 21, 11, 6, 3, 3]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_flat_convolution_is_the_volume_s(layout):
+    """Slice by slice in 2-D gives what a 1x3x3 convolution of the volume gives, borders and gradients included."""
+    flat = FlatConv(3, 5, (1, 3, 3), bias=False)
+    nn.utils.convert_conv3d_weight_memory_format(flat, layout)
+    volume = torch.randn(2, 3, 4, 7, 6, generator=torch.Generator().manual_seed(2))
+    wanted = torch.nn.functional.conv3d(volume, flat.weight, padding=(0, 1, 1))
+    assert torch.allclose(flat(volume), wanted, atol=1e-6)
+    (mine,) = torch.autograd.grad(flat(volume).square().sum(), flat.weight)
+    (theirs,) = torch.autograd.grad(wanted.square().sum(), flat.weight)
+    assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("grid", [(21, 32, 32), (21, 45, 45), (21, 56, 64)])
