@@ -144,6 +144,11 @@ class Receiver:
                 found.setdefault(sop_uid, []).append(sha256)
         return found
 
+    def talking(self) -> int:
+        """How many associations have not ended, by the ledger."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
+            return int(ledger.execute("SELECT count(*) FROM associations WHERE ended_at IS NULL").fetchone()[0])
+
     def kept(self, sop_uid: str) -> list[bytes]:
         """The files under that UID, each with a row and the digest that the row names."""
         return self.whole(self.rows().get(sop_uid, []))

@@ -444,6 +444,28 @@ def test_saying_nothing_is_cut(node: Node) -> None:
     assert closed_by_peer(silent)
 
 
+def test_who_hangs_up_before_asking_is_gone_at_once(node: Node) -> None:
+    """A caller that went away unheard does not wait out the ten seconds that a request may take (row 4)."""
+    node.connect().close()
+    half = node.connect(HALF_A_HEADER)
+    assert eventually(lambda: not node.listener._door.empty())
+    half.close()
+    assert eventually(node.listener._door.empty)
+
+
+def test_a_closed_connection_has_left_its_place(start: Callable[..., Node]) -> None:
+    """Its place is free while the sink still writes down how it ended."""
+    node, written = start(max_associations=1), threading.Event()
+    node.sink.closed = lambda *_: written.wait(20)  # type: ignore[method-assign]
+    node.call().release()
+    assert eventually(lambda: node.listener.associations == 0)
+    second = node.call()
+    assert second.is_established
+    assert not written.is_set()
+    written.set()
+    second.release()
+
+
 @pytest.mark.parametrize(("kind", "size"), [(1, 0xFFFFFFFF), (1, 300_000), (4, 200_000), (7, 4096)])
 def test_giant_pdus_are_cut_at_their_header(node: Node, kind: int, size: int) -> None:
     """A PDU that announces more than its cap is cut before a byte of it is buffered (row 6)."""

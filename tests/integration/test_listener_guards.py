@@ -338,8 +338,9 @@ def test_two_requests_of_one_message_id(peer: RawPeer) -> None:
 
 
 @row(10)
-def test_more_associations_than_allowed(callers: Callable[..., RawPeer]) -> None:
+def test_more_associations_than_allowed(receiver: Receiver, callers: Callable[..., RawPeer]) -> None:
     """Forty ask, ten are taken, thirty are told: transient, presentation, local limit exceeded."""
+    assert eventually(lambda: receiver.talking() == 0)
     asking = [callers().send(pdu.associate_rq()) for _ in range(40)]
     answers = [(peer.hear(), peer.body[1:4]) for peer in asking]
     assert [kind for kind, _ in answers].count(ACCEPTED) == 10

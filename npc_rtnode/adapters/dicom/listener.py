@@ -331,7 +331,11 @@ class _Door:
     def established(self) -> int:
         """Associations that were admitted and have not ended."""
         with self._lock:
-            return sum(assoc.admitted for assoc in self._open)
+            return self._places_taken()
+
+    def _places_taken(self) -> int:
+        """Whose connection is closed has left its place, though the sink may still be writing down how it ended."""
+        return sum(assoc.admitted and not assoc.closed for assoc in self._open)
 
     def empty(self) -> bool:
         """Whether every connection has ended."""
@@ -343,7 +347,8 @@ class _Door:
             self._note_stranger(ip)
             return False
         with self._lock:
-            waiting = Counter(assoc.peer_ip for assoc in self._open if not assoc.admitted) + self._shaking
+            unadmitted = (assoc.peer_ip for assoc in self._open if not (assoc.admitted or assoc.closed))
+            waiting = Counter(unadmitted) + self._shaking
         return waiting.total() < _WAITING_ROOM and waiting[ip] < _WAITING_ROOM_PER_ADDRESS
 
     @contextlib.contextmanager
@@ -369,7 +374,7 @@ class _Door:
             refusal = _Refusal(*_TEMPORARY_CONGESTION, congested)
         assoc.peer = self._access.peer(assoc.info, assoc.shown)
         with self._lock:
-            if refusal is None and sum(other.admitted for other in self._open) >= self.settings.max_associations:
+            if refusal is None and self._places_taken() >= self.settings.max_associations:
                 refusal = _FULL
             assoc.admitted = refusal is None
         if refusal:
@@ -608,6 +613,7 @@ class _Socket(AssociationSocket):
             connection.settimeout(max(self._deadline - time.monotonic(), 0.001))
             count = connection.recv_into(view[got:])
             if count == 0:
+                self.assoc.wake()
                 break
             got += count
         view.release()
@@ -654,7 +660,7 @@ class _Association(Association):
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
         self.shown: Shown | None = None  # of the certificate; None without TLS
         self.peer: Peer | None = None
-        self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = False
+        self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = self.closed = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
         self.dul = _Wire(self)
@@ -666,6 +672,7 @@ class _Association(Association):
             super().run_reactor()
         finally:
             self.cut()
+            self.closed = True
             self.dimse.discard()
             self.door.ended(self)
 
