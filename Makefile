@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check-outputs gate-table soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer check-outputs gate-table bench-receive soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -46,6 +46,9 @@ bench-infer: $(STAMP)  ## cost and parity of every way to run the network; ends 
 
 check-outputs: $(STAMP)  ## structure sets of 60 masks, read back by three readers; prints a table and a RESULT line
 	@$(BIN)/python -m bench.outputs $(OUTPUTS_ARGS)
+
+bench-receive: $(STAMP)  ## this node's receiver beside storescp, Orthanc and pynetdicom's; prints tables and a RESULT line
+	@$(BIN)/python -m bench.receive $(RECEIVE_ARGS)
 
 CLEAN   ?= 1000
 WORKERS ?= 1
