@@ -445,7 +445,6 @@ def _end(number: int, _frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the RESULT line last."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, _end)  # what was started is ended on this way out too
     try:
         with _work_folder(options.folder) as folder:
             return measured(options, folder)
@@ -455,4 +454,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)  # what was started is ended on this way out too
     sys.exit(main())

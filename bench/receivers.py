@@ -291,7 +291,7 @@ class Node(Receiver):
         """Distinct instances that have both a row and the file that the row names."""
         query = select(InstanceRow.sop_uid, InstanceRow.sha256).where(InstanceRow.id > self._before)
         with as_reader(self._engine).connect() as connection:
-            digests = dict(connection.execute(query).tuples().all())
+            digests = {row.sop_uid: row.sha256 for row in connection.execute(query)}
         spool = FileSpool(self.store / "spool", 0)
         sizes = [path.stat().st_size for path in map(spool.path, digests.values()) if path.exists()]
         return Kept(len(sizes), sum(sizes))
