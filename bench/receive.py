@@ -355,7 +355,7 @@ def ratio_table(rates: Rates) -> Iterator[str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--receivers", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    parser.add_argument("--receivers", nargs="*", choices=COLUMNS, default=list(COLUMNS), help="none: growth alone")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--instances", type=int, default=160, help="slices sent for one figure")
     parser.add_argument("--nagle", type=int, default=20, help="slices that storescu sends as it comes; 0: none")
@@ -407,10 +407,10 @@ def compared(bench: Bench) -> dict[str, float]:
 
 
 def grown(options: argparse.Namespace, folder: Path, senders: RawSenders, server: Server | None) -> dict[str, float]:
-    """The growth of the ledger, with SQLite and if asked for PostgreSQL."""
+    """The growth of the ledger, with SQLite and, if asked for and had, with PostgreSQL."""
     told: dict[str, float] = {}
     plan = growth.Plan(tuple(options.levels), options.growth_rounds, options.growth_instances)
-    for name, its_server in (("sqlite", None), *([("postgres", server)] if options.growth_postgres else [])):
+    for name, its_server in (("sqlite", None), *([("postgres", server)] if options.growth_postgres and server else [])):
         place = folder / f"growth-{name}"
         place.mkdir()
         costs = growth.measure(place, plan, senders, its_server)
@@ -421,21 +421,25 @@ def grown(options: argparse.Namespace, folder: Path, senders: RawSenders, server
 
 def measured(options: argparse.Namespace, folder: Path) -> int:
     """Everything that was asked for; the exit status."""
-    with _server(folder, "node_postgres" in options.receivers or options.growth_postgres) as server:
+    wanted = "node_postgres" in options.receivers or options.growth_postgres
+    with RawSenders((1, MANY, CROWD)) as senders, _server(folder, wanted) as server:
         makers, missing = makers_of(options.receivers, folder, server)
         if options.growth_postgres and server is None:
             missing.append(f"growth with PostgreSQL: {LACKING['node_postgres']}")
-        for said in missing:
-            print(f"MISSING {said}", file=sys.stderr)
-        with RawSenders((1, MANY, CROWD)) as senders:
-            plan = Plan(tuple(makers), options.rounds, options.instances, options.nagle)
-            told = compared(Bench(folder, plan, makers, senders))
-            if options.levels:
-                told |= grown(options, folder, senders, server)
+        _say_missing(missing)
+        plan = Plan(tuple(makers), options.rounds, options.instances, options.nagle)
+        told = compared(Bench(folder, plan, makers, senders)) if makers else {}
+        if options.levels:
+            told |= grown(options, folder, senders, server)
     print(result_line(told))
+    _say_missing(missing)
+    return 3 if missing else 0
+
+
+def _say_missing(missing: Sequence[str]) -> None:
+    """Before the run and, where it is seen, after it."""
     for said in missing:
         print(f"MISSING {said}", file=sys.stderr)
-    return 3 if missing else 0
 
 
 def _end(number: int, _frame: object) -> None:

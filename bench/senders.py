@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -67,23 +68,31 @@ def joined(spans: Iterable[Span]) -> Span:
 
 
 class RawSenders:
-    """Processes that stay, because starting them takes longer than what they do."""
+    """Processes that stay, because starting them takes longer than what they do.
+
+    They are forked, so that eight interpreters need not load everything anew: enter this before anything is connected.
+    """
 
     def __init__(self, parties: Sequence[int]) -> None:
         """`parties`: the numbers of senders that will start together."""
         self._most = max(parties)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork")
         barriers = {number: context.Barrier(number) for number in parties}
+        self._processes: list[BaseProcess] = []
         self._pool = ProcessPoolExecutor(self._most, context, initializer=_remember, initargs=(barriers,))
 
     def __enter__(self) -> RawSenders:
         """All of them are up: on a busy machine one that is still loading would keep a receiver waiting."""
+        others = multiprocessing.active_children()
         for future in [self._pool.submit(_meet, self._most) for _ in range(self._most)]:
             future.result()
+        self._processes = [child for child in multiprocessing.active_children() if child not in others]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """They end."""
+        """They end; at once where something has gone wrong, because they may be waiting for an answer."""
+        for process in self._processes if kind else []:
+            process.kill()
         self._pool.shutdown(cancel_futures=True)
 
     def send(self, port: int, shipments: Sequence[Shipment], each: int = 0) -> Span:
