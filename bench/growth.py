@@ -50,8 +50,7 @@ def measure(folder: Path, plan: Plan, senders: RawSenders, server: Server | None
     for turn in range(plan.rounds):
         at = turn % len(plan.levels)
         for level in (*plan.levels[at:], *plan.levels[:at]):
-            home = folder / f"{level}-{turn}"
-            with Node(home, urls[level], server) as node:
+            with Node(folder / str(level), urls[level], server) as node:  # a ledger belongs to one home
                 costs[level].append(_cost(node, senders, plan.instances, f"growth {level} {turn}"))
     return costs
 

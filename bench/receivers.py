@@ -65,7 +65,7 @@ class Receiver(Program):
         super().__init__(folder, free_port())
         self.sent = self.sent_bytes = 0
         self.store = folder / "store"
-        self.store.mkdir()
+        self.store.mkdir(exist_ok=True)
 
     def up(self) -> Self:
         """One that does not come up in time is ended again."""

@@ -18,7 +18,7 @@ from npc_rtnode.adapters.database.journal import first_broken_link
 from npc_rtnode.adapters.database.tables import EventRow, InstanceRow, SeriesRow, StudyRow
 from tests.peers import find_peer
 
-FEW = ["--rounds", "1", "--instances", "4", "--nagle", "2", "--growth-rounds", "1", "--growth-instances", "4"]
+FEW = ["--rounds", "1", "--instances", "4", "--nagle", "2", "--growth-rounds", "2", "--growth-instances", "4"]
 
 
 @pytest.mark.slow
