@@ -28,6 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from bench.claims import seconds_a_claim
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom.sender import send_files
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--singles", type=int, default=7, help="series sent one at a time")
     parser.add_argument("--queued", type=int, default=50, help="series sent at once; 0 leaves that part out")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="finished jobs behind a claim; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=0, help="of inference; 0 leaves it to torch")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     options = parser.parse_args(arguments)
@@ -292,8 +294,18 @@ def measured(options: argparse.Namespace, folder: Path) -> int:
     after = bare(volumes, options.threads)
     print(f"one at a time, {len(alone)} series; bare inference {before:.3f} s before, {after:.3f} s after")
     table(alone)
-    print("RESULT " + json.dumps(told(alone, crowd, (before + after) / 2)))
+    found = told(alone, crowd, (before + after) / 2)
+    print("RESULT " + json.dumps(found | claims(folder, options.rows)))
     return 0
+
+
+def claims(folder: Path, rows: int) -> dict[str, float]:
+    """What a claim costs with so many finished jobs behind it, over a thousand; empty where it is left out."""
+    if not rows:
+        return {}
+    few, plenty = seconds_a_claim(folder, 1000), seconds_a_claim(folder, rows)
+    print(f"a claim: {few * 1000:.2f} ms with 1000 finished jobs, {plenty * 1000:.2f} ms with {rows}")
+    return {"claim_1m_over_1k": round(plenty / few, 3), "claim_rows": rows}
 
 
 def many(folder: Path, options: argparse.Namespace, queued: Sequence[Sequence[Path]]) -> list[Course]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Final, NoReturn, Protocol
 
 from pynetdicom import AE, evt
@@ -50,11 +50,12 @@ from npc_rtnode.settings import TlsSettings
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PARTING_S: Final = 5.0  # for the release, once the answer is here
-_LOADED: Final = (
-    tuple(  # what the server has ready: every room that calls, and the command line that children begin with
-        f"npc_rtnode.{room}"
-        for room in ("adapters.dicom.sender", "adapters.dicom.archive", "adapters.dicom.commitment", "cli")
-    )
+_SERVER_ENDS_S: Final = 0.2
+_LOADED: Final = (  # what the server of children has ready: every room that calls, and the command line they begin with
+    "npc_rtnode.adapters.dicom.sender",
+    "npc_rtnode.adapters.dicom.archive",
+    "npc_rtnode.adapters.dicom.commitment",
+    "npc_rtnode.cli",
 )
 
 _KNOWN: Final[dict[str, type[NodeError]]] = {
@@ -156,7 +157,7 @@ def in_a_child(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: 
     children = _children()
     ours, theirs = children.Pipe(duplex=False)
     child = children.Process(target=_child, args=(theirs, work, order), daemon=True)
-    child.start()
+    _start(child)
     theirs.close()
     parting_s = 0.0
     try:
@@ -172,6 +173,18 @@ def in_a_child(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: 
         child.kill()
         child.join()
         child.close()
+
+
+def _start(child: ForkServerProcess) -> None:
+    """Once more where the server has just died: the next start finds that out, and starts another."""
+    try:
+        child.start()
+    except (EOFError, OSError):
+        time.sleep(_SERVER_ENDS_S)
+        try:
+            child.start()
+        except (EOFError, OSError):
+            raise MomentFault("No process for the call could be started.") from None
 
 
 def _answers(pipe: Connection, wall_clock_s: float) -> Iterator[Any]:
