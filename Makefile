@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer check-outputs gate-table bench-receive soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer bench-latency bench-receive check-outputs gate-table soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -49,6 +49,9 @@ check-outputs: $(STAMP)  ## structure sets of 60 masks, read back by three reade
 
 bench-receive: $(STAMP)  ## this node's receiver beside storescp, Orthanc and pynetdicom's; prints tables and a RESULT line
 	@$(BIN)/python -m bench.receive $(RECEIVE_ARGS)
+
+bench-latency: $(STAMP)  ## from the last C-STORE to TPS and PACS, stage by stage; one series, then 50 queued; prints one RESULT line
+	@$(BIN)/python -m bench.latency $(LATENCY_ARGS)
 
 CLEAN   ?= 1000
 WORKERS ?= 1

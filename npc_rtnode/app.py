@@ -35,6 +35,7 @@ from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
+from npc_rtnode.adapters.doorbell import Porter, ring
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -93,6 +94,11 @@ class Home:
     def listener_file(self) -> Path:
         """Where the receiver says which port it listens on."""
         return self.root / "run" / "listener.json"
+
+    @property
+    def bell(self) -> Path:
+        """Where the receiver rings for the worker."""
+        return self.root / "run" / "work.bell"
 
     def site_key(self) -> str:
         """A secret that keys study references; made once."""
@@ -234,7 +240,8 @@ class ReceiveRole:
         site_key, waits = self._station.home.site_key(), settings.assemble
         released_s = min(waits.released_s, waits.quiet_s)
         self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
-        self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
+        bell = self._station.home.bell
+        self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now, lambda: ring(bell))
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
         commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
@@ -272,8 +279,9 @@ class WorkRole:
     """Assemble, select, infer, write, deliver: lanes that look at the ledger."""
 
     def __init__(self, settings: Settings) -> None:
-        from npc_rtnode.adapters.dicom.objects import DicomObjects  # these rooms are heavy and the receiver has no
-        from npc_rtnode.adapters.dicom.sender import DicomSender  # use for them
+        from npc_rtnode.adapters.dicom.calling import make_ready  # these rooms are heavy and the receiver has no
+        from npc_rtnode.adapters.dicom.objects import DicomObjects  # use for them
+        from npc_rtnode.adapters.dicom.sender import DicomSender
         from npc_rtnode.adapters.dicom.series import DicomSeriesReader
         from npc_rtnode.adapters.predictor import BundlePredictor
 
@@ -288,19 +296,24 @@ class WorkRole:
         self._stopping = threading.Event()
         self._in_hand: set[str] = set()
         self._metronome = Metronome(self._ticks())
+        self._porter = Porter(self._station.home.bell, lambda: self._metronome.wake("assemble"))
+        self._make_ready = make_ready
 
     def start(self) -> None:
         """Take back what a crash left, then beat."""
         self._lock = self._station.take("work")
+        self._make_ready()
         if recovered := self._pages.recover_all(utc_now()):
             logger.warning("work taken back after a crash", count=recovered)
         if orphaned := self._pages.cancel_unknown([d.name for d in self._station.settings.destinations], utc_now()):
             logger.warning("deliveries to destinations that are configured no more", count=orphaned)
         self._metronome.start()
+        self._porter.start()
 
     def stop(self) -> None:
         """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
         self._stopping.set()
+        self._porter.stop()
         self._predictor.interrupt()
         self._metronome.stop()
         self._predictor.close()

@@ -44,7 +44,16 @@ class _End:
 class Receiver:
     """Fulfils ports.InstanceSink. Nothing is acknowledged before its bytes, digest and row are durable."""
 
-    def __init__(self, spool: Spool, pages: IntakePages, reader: DatasetReader, clock: Clock) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        pages: IntakePages,
+        reader: DatasetReader,
+        clock: Clock,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ended` is called once the ledger knows that an association ended: a series may be over."""
+        self._ended = ended
         self._spool = spool
         self._pages = pages
         self._reader = reader
@@ -96,6 +105,7 @@ class Receiver:
             except LedgerUnavailable:
                 break
             self._ends.popleft()
+            self._ended()
             done += 1
         return done
 

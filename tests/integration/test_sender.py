@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
+from npc_rtnode.adapters.dicom.calling import make_ready
 from npc_rtnode.adapters.dicom.sender import SOP_CLASSES, DicomSender, refusal_of, send_files
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.errors import (
@@ -257,17 +258,41 @@ def test_a_peer_that_stops_reading(tmp_path: Path) -> None:
 
 
 def test_no_child_is_left_behind(scp: Callable[..., tuple[FaultySCP, int]]) -> None:
-    """After a success and after a kill, this process has no children but multiprocessing's tracker."""
+    """After a success and after a kill, the server of children has none."""
     SENDER.echo(destination(scp()[1]))
     with pytest.raises(PeerStalled):
         SENDER.send(rtstruct(), destination(scp(stall_s=30)[1], wall_clock_s=1.5))
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
-    assert [command for command in commands if b"spawn_main" in command] == []
+    ours = children_of(os.getpid())
+    (server,) = [pid for pid in ours if b"forkserver" in cmdline(pid)]
+    assert children_of(server) == []
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of all threads of a process."""
+    said = [path.read_text("ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for children in said for child in children]
+
+
+def test_a_second_call_needs_no_second_server(scp: Callable[..., tuple[FaultySCP, int]]) -> None:
+    """The server is started once; a call after its death starts another."""
+    there = destination(scp()[1])
+    make_ready()
+    servers = set()
+    for _ in range(2):
+        SENDER.echo(there)
+        servers |= {pid for pid in children_of(os.getpid()) if b"forkserver" in cmdline(pid)}
+    (server,) = servers
+    os.kill(server, signal.SIGKILL)
+    SENDER.echo(there)
+
+
+def cmdline(pid: int) -> bytes:
+    """What a process was started as."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
-    """A parent killed with SIGKILL takes its sending child with it (PR_SET_PDEATHSIG)."""
+    """A parent killed with SIGKILL takes its sending child with it, and the server that made the child."""
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys\n"
@@ -279,8 +304,11 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     )
     arrived: list[float] = []
 
+    descendants: list[int] = []
+
     def behave(connection: socket.socket) -> None:
         connection.recv(65536)
+        descendants.extend(pid for child in children_of(parent.pid) for pid in (child, *children_of(child)))
         parent.send_signal(signal.SIGKILL)
         with contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b""
@@ -290,9 +318,17 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
         parent = subprocess.Popen([sys.executable, str(script), str(port)], env={**os.environ, "PYTHONPATH": "."})
         parent.wait(20)
         begun = time.monotonic()
-        while not arrived and time.monotonic() - begun < 4:
+        while not (arrived and gone(descendants)) and time.monotonic() - begun < 10:
             time.sleep(0.05)
     assert arrived
+    assert len(descendants) >= 2
+    assert gone(descendants)
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of them runs any more."""
+    states = [Path(f"/proc/{pid}/stat") for pid in pids]
+    return all(not path.exists() or path.read_text("ascii").rsplit(")", 1)[1].split()[0] == "Z" for path in states)
 
 
 # --- echo, negotiate, files -------------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 pynetdicom 3.0.4 as a requestor hangs for ever on a dripped answer, on half a response PDU and on a peer that stops
 reading (intake.md 1.3); no timeout of its own helps. So what a call has to say is said by a child, and the parent waits
 for each of its answers for a bounded time.
+
+A child is forked from a small server process (multiprocessing's forkserver: one thread, no lock, nothing of a patient)
+that has the libraries loaded: it costs milliseconds where a new interpreter costs half a second of CPU (ADR 0025).
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Final, NoReturn, Protocol
 
 from pynetdicom import AE, evt
@@ -40,11 +45,18 @@ from npc_rtnode.errors import (
     Unreachable,
     Unreadable,
 )
-from npc_rtnode.kinship import die_with
+from npc_rtnode.kinship import end_with_parent
 from npc_rtnode.settings import TlsSettings
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PARTING_S: Final = 5.0  # for the release, once the answer is here
+_SERVER_ENDS_S: Final = 0.2
+_LOADED: Final = (  # what the server of children has ready: every room that calls, and the command line they begin with
+    "npc_rtnode.adapters.dicom.sender",
+    "npc_rtnode.adapters.dicom.archive",
+    "npc_rtnode.adapters.dicom.commitment",
+    "npc_rtnode.cli",
+)
 
 _KNOWN: Final[dict[str, type[NodeError]]] = {
     kind.code: kind
@@ -122,6 +134,18 @@ def call_to(remote: Remote, tls: TlsSettings, calling_ae: str | None = None) -> 
     )
 
 
+def make_ready() -> None:
+    """Start the server of children now, so that the first call need not wait for it."""
+    _children()
+    forkserver.ensure_running()
+
+
+def _children() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_LOADED))  # has no effect once the server runs
+    return context
+
+
 def one_answer(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: float) -> Any:
     """The child's only answer: it counts as soon as it is here, however the peer takes its leave."""
     with contextlib.closing(in_a_child(work, order, wall_clock_s)) as answers:
@@ -130,10 +154,10 @@ def one_answer(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: 
 
 def in_a_child(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: float) -> Generator[Any, None, None]:
     """What the child says while doing `work(say, *order)`; the wall clock starts anew with each answer."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    child = spawn.Process(target=_child, args=(theirs, os.getpid(), work, order), daemon=True)
-    child.start()
+    children = _children()
+    ours, theirs = children.Pipe(duplex=False)
+    child = children.Process(target=_child, args=(theirs, work, order), daemon=True)
+    _start(child)
     theirs.close()
     parting_s = 0.0
     try:
@@ -149,6 +173,18 @@ def in_a_child(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: 
         child.kill()
         child.join()
         child.close()
+
+
+def _start(child: ForkServerProcess) -> None:
+    """Once more where the server has just died: the next start finds that out, and starts another."""
+    try:
+        child.start()
+    except (EOFError, OSError):
+        time.sleep(_SERVER_ENDS_S)
+        try:
+            child.start()
+        except (EOFError, OSError):
+            raise MomentFault("No process for the call could be started.") from None
 
 
 def _answers(pipe: Connection, wall_clock_s: float) -> Iterator[Any]:
@@ -169,10 +205,10 @@ def _answers(pipe: Connection, wall_clock_s: float) -> Iterator[Any]:
 # --- there: in the child ----------------------------------------------------------------------------------------------
 
 
-def _child(pipe: Connection, parent: int, work: Callable[..., None], order: tuple[Any, ...]) -> None:
+def _child(pipe: Connection, work: Callable[..., None], order: tuple[Any, ...]) -> None:
     """The child's whole life; it prints nothing at all: libraries put values of the data set in what they say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    die_with(parent)
+    end_with_parent()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
