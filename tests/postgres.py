@@ -69,7 +69,11 @@ class Server:
     def __enter__(self) -> Server:
         """Made and started."""
         self._make()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
