@@ -373,3 +373,23 @@ def test_pythons_codecs_that_are_no_encoding_are_refused(name: str) -> None:
 def test_other_character_sets_pass(value: bytes) -> None:
     """Unknown names and odd spellings of old scanners are read around, as pydicom does."""
     READER.identify(element(0x00080005, b"CS", value) + WHOLE[EXPLICIT][18:], EXPLICIT)
+
+
+@pytest.mark.parametrize(
+    ("tag", "own", "other"),
+    [
+        (0x00080018, b"UI", b"AT"),
+        (0x00080016, b"UI", b"LO"),
+        (0x0020000D, b"UI", b"US"),
+        (0x0020000E, b"UI", b"ST"),
+        (0x00080060, b"CS", b"FL"),
+        (0x00280010, b"US", b"SS"),
+        (0x00280100, b"US", b"AT"),
+    ],
+)
+def test_an_identifying_element_of_another_vr_is_refused(tag: int, own: bytes, other: bytes) -> None:
+    """A SOPInstanceUID whose VR says tags is one instance to the walk and another to pydicom (found by the fuzz)."""
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    assert WHOLE[EXPLICIT].count(head + own) == 1
+    with pytest.raises(Unreadable, match="another VR than its own"):
+        READER.identify(WHOLE[EXPLICIT].replace(head + own, head + other), EXPLICIT)

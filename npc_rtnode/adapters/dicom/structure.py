@@ -10,6 +10,7 @@ What is refused, by decision, beyond plain truncation:
 * groups below 0008 (PS3.5 7.1): a group 0002 at the front would pass for file meta once the bytes are in a file;
 * an odd value length (PS3.5 7.1.1). None of the 300 healthy files of eleven manufacturers that we hold has one;
 * an explicit VR that PS3.5 6.2 does not know;
+* an element that says which instance this is, with another VR than its own: as tags a UID is another one (fuzz);
 * a SpecificCharacterSet that is no code string, or names what is no encoding of text (found by the fuzz: no reader
   gets past it);
 * a native PixelData whose length is not what Rows, Columns and so on come to, one padding byte allowed (PS3.5 8.2).
@@ -104,6 +105,7 @@ _ROWS, _COLUMNS, _BITS = 0x00280010, 0x00280011, 0x00280100
 _WANTED: Final = frozenset(
     (_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _BITS)
 )
+_OWN_VRS: Final = {tag: {b"", b"UN", dictionary_VR(tag).encode("ascii")} for tag in _WANTED}
 
 
 class StructureReader:
@@ -195,7 +197,13 @@ class _Walk:
             last = element.tag
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
+                self._check_vr(element)
                 self.found[last] = self._identifying(element, at)
+
+    def _check_vr(self, element: _Element) -> None:
+        """What says which instance this is must say the same to every reader, as text or as tags."""
+        if element.vr not in _OWN_VRS[element.tag]:
+            raise Unreadable(f"Tag {_name(element.tag)} has another VR than its own.")
 
     def _identifying(self, element: _Element, end: int) -> bytes:
         if end - element.value_at > _LONGEST_IDENTIFYING:
