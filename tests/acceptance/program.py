@@ -49,7 +49,11 @@ class Program:
             self._process = subprocess.Popen(
                 list(self.command()), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_for(self._answers, START_S, self.said)
+        try:
+            wait_for(self._answers, START_S, self.said)
+        except BaseException:
+            self.down()
+            raise
         return self
 
     def down(self) -> None:

@@ -39,6 +39,20 @@ def _command(*elements: tuple[int, bytes | int]) -> bytes:
 
 _NAMES: Final = ((0x0002, MR.encode()), (0x1000, _UID.encode()))
 
+
+def _charset(vr: bytes, value: bytes) -> bytes:
+    """A healthy slice whose first element says this."""
+    assert _WHOLE.startswith(b"\x08\x00\x05\x00CS\n\x00ISO_IR 100")
+    return struct.pack("<HH2sH", 8, 5, vr, len(value)) + value + _WHOLE[18:]
+
+
+def _with_vr(element: int, own: bytes, other: bytes) -> bytes:
+    """A healthy slice in which one element of group 0008 has another VR of as short a length."""
+    head = struct.pack("<HH", 8, element)
+    assert _WHOLE.count(head + own) == 1
+    return _WHOLE.replace(head + own, head + other)
+
+
 OFFENDERS: Final = (
     # --- fragments
     _says("no context 99: KeyError, a dead thread and no answer", _HEAD, p_data(pdv(99, LAST, _WHOLE))),
@@ -115,5 +129,10 @@ OFFENDERS: Final = (
     _sends("native pixels in an encapsulated syntax", _WHOLE, 7),
     _sends("an offset table that never ends", healthy(_UID, 7)[:-8], 7),
     _sends("two slices in a row: a second SOPInstanceUID", _WHOLE + _WHOLE),
+    _sends("a SOPInstanceUID of tags: 0000, and another instance to every other reader", _with_vr(0x18, b"UI", b"AT")),
+    _sends("a SpecificCharacterSet of tags: 0000, and no reader opened it", _charset(b"AT", b"ISO_IR 100")),
+    _sends(
+        "a SpecificCharacterSet that is no text encoding: 0000, and no name could be read", _charset(b"CS", b"bz2 ")
+    ),
     _sends("a file, not a data set: meta group within", b"\x02\x00\x10\x00UI\x12\x001.2.840.10008.1.2\0" + _WHOLE),
 )

@@ -12,8 +12,8 @@ from io import BytesIO
 from typing import Final
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
+from npc_rtnode.adapters.dicom.elements import UNREADABLE
 from tests.builders import pdu
 from tests.builders.mutants import Case, case, healthy
 from tests.fakes.raw_peer import ABORTED, ACCEPTED, DATA, GONE, REJECTED, RELEASED, RawPeer
@@ -183,6 +183,8 @@ def _true_to_its_word(kept: dict[str, list[bytes]], outcome: Outcome) -> bool:
 def _is_whole(file: bytes, sop_uid: str) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"):
-            return str(dcmread(BytesIO(file)).SOPInstanceUID) == sop_uid
-    except (InvalidDicomError, EOFError, AttributeError, ValueError):
+            ds = dcmread(BytesIO(file))
+            str(ds.get("PatientName"))  # the text too, by whatever character set it says
+            return str(ds.SOPInstanceUID) == sop_uid
+    except (*UNREADABLE, EOFError):
         return False

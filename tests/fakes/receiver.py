@@ -68,11 +68,18 @@ class Receiver:
         engine = open_engine(f"sqlite:///{self.home / 'ledger.db'}")
         schema.upgrade(engine)
         engine.dispose()
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """End it, if it has not ended."""
+        self._end()
+
+    def _end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(STOP_S)

@@ -10,21 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, event, select, text
 
 from npc_rtnode.__main__ import main
 from npc_rtnode.adapters.database import health, schema
+from npc_rtnode.adapters.database.conflicts import Keep
 from npc_rtnode.adapters.database.engine import open_engine
 from npc_rtnode.adapters.database.owner import sign
-from npc_rtnode.adapters.database.tables import Table
+from npc_rtnode.adapters.database.tables import InstanceRow, Table
 from npc_rtnode.app import Home
 from npc_rtnode.cli.checks import examine
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.records import SendReceipt
+from npc_rtnode.domain.records import SendReceipt, StoreOutcome
 from npc_rtnode.errors import ConfigFault, SchemaFault
 from npc_rtnode.settings import Settings
 from tests.builders.ledger import NOON, Ledger
-from tests.postgres import PASSWORD, Server
+from tests.postgres import PASSWORD, SETUP, Server, rights_after_upgrade
 
 ROOT = Path(__file__).parents[2]
 ROWS = 100_000
@@ -184,11 +185,14 @@ class TestLeastPrivilege:
     @pytest.fixture
     def node_url(self, postgres: Server) -> str:
         """The database that deploy/postgresql.sql makes, upgraded by its owner; the URL of the node's role."""
-        postgres.psql("-v", f"owner_password='{PASSWORD}'", "-v", f"node_password='{PASSWORD}'", "-f", "-", script=SQL)
+        postgres.psql(
+            "-v", f"owner_password='{PASSWORD}'", "-v", f"node_password='{PASSWORD}'", "-f", "-", script=SETUP
+        )
         owner = open_engine(postgres.url("npc_rtnode", "npc_owner"))
         schema.upgrade(owner)
         with owner.begin() as connection:
-            connection.execute(text(_revocation()))
+            for statement in rights_after_upgrade():
+                connection.execute(text(statement))
         owner.dispose()
         return postgres.url("npc_rtnode", "npc_rtnode")
 
@@ -210,19 +214,32 @@ class TestLeastPrivilege:
             while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
                 ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
         assert ledger.job_state() == "DELIVERED"
-        for deed in ("UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE jobs", "CREATE TABLE t (a int)"):
+        for deed in (
+            "UPDATE events SET actor = 'x'",
+            "UPDATE instances SET sha256 = 'x'",
+            "DELETE FROM events",
+            "TRUNCATE jobs",
+            "CREATE TABLE t (a int)",
+        ):
             with pytest.raises(SchemaFault, match="InsufficientPrivilege"), ledger.sessions.writing() as session:
                 session.execute(text(deed))
         ledger.engine.dispose()
 
+    def test_a_person_settles_a_conflict(self, node_url: str) -> None:
+        """`release --keep` changes which content counts: the one column of received rows that the node may change."""
+        ledger = Ledger(open_engine(node_url))
+        ledger.complete_series()
+        assert ledger.receive("1.2.3.1", content="other") is StoreOutcome.CONFLICT
+        assert ledger.desk.settle(ledger.study(), Keep.LAST, ledger.word())
+        with ledger.sessions.reading() as session:
+            assert sorted(session.scalars(select(InstanceRow.state))) == ["KEPT", "KEPT", "KEPT", "REPLACED"]
+        ledger.engine.dispose()
 
-SQL = (ROOT / "deploy" / "postgresql.sql").read_text("utf-8")
-
-
-def _revocation() -> str:
-    """The one statement that the file's own words leave to be said after an upgrade."""
-    (found,) = re.findall(r"^--\s+(REVOKE UPDATE .*);$", SQL, re.MULTILINE)
-    return str(found)
+    def test_doctor_tells_a_right_that_is_missing(self, node_url: str, postgres: Server, tmp_path: Path) -> None:
+        """A site that has only revoked learns of it before a person needs the verb, with where the right stands."""
+        postgres.do("REVOKE UPDATE (state) ON instances FROM npc_rtnode", "npc_rtnode")
+        outcome, said = ledger_check(node_url, tmp_path / "home")
+        assert (outcome, said.split(":")[0]) == ("fault", "SCHEMA_FAULT"), said
 
 
 @pytest.mark.slow

@@ -479,5 +479,5 @@ def test_who_answers_must_be_who_was_called(
         sender.echo(to(port, ae_title="TPS"))
     for bound in ("dns:tps.example", pair.fingerprint):
         assert sender.echo(to(port, ae_title="TPS", certificates=(bound,))) > 0
-    with pytest.raises(TlsFailed, match="none of those that are bound to it"):
+    with pytest.raises(TlsFailed, match=r" its certificate is none of those that are bound to it\.$"):
         sender.echo(to(port, ae_title="TPS", certificates=("dns:other.example",)))

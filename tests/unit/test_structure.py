@@ -338,3 +338,58 @@ def test_an_identifying_value_is_short() -> None:
     long = element(0x00080060, b"CS", b"MR".ljust(2000))
     with pytest.raises(Unreadable, match="has a value of 2000 bytes"):
         READER.identify(WHOLE[EXPLICIT].replace(element(0x00080060, b"CS", b"MR"), long), EXPLICIT)
+
+
+@pytest.mark.parametrize("vr", sorted({*b"AE AS AT DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()}))
+def test_a_character_set_of_another_vr_is_refused(vr: bytes) -> None:
+    """Of tags or numbers no reader can make a character set: the file would be kept, and never opened again."""
+    whole = WHOLE[EXPLICIT]
+    assert whole.startswith(b"\x08\x00\x05\x00CS")
+    data = element(0x00080005, vr, b"ISO_IR 100") + whole[8 + len(b"ISO_IR 100") :]
+    with pytest.raises(Unreadable, match="SpecificCharacterSet"):
+        READER.identify(data, EXPLICIT)
+
+
+@pytest.mark.parametrize("vr", [b"SQ", b"UN"])
+def test_a_character_set_without_length_is_refused(vr: bytes) -> None:
+    """An empty sequence in its place."""
+    empty = struct.pack("<HH2sHL", 8, 5, vr, 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    with pytest.raises(Unreadable, match="SpecificCharacterSet"):
+        READER.identify(empty + WHOLE[EXPLICIT][18:], EXPLICIT)
+
+
+@pytest.mark.parametrize("name", ["hex ", "bz2 ", "zlib", "base64", "rot13 ", "undefined "])
+def test_pythons_codecs_that_are_no_encoding_are_refused(name: str) -> None:
+    """pydicom hands an unknown name to Python, which knows codecs that make no text."""
+    data = element(0x00080005, b"CS", name.encode()) + WHOLE[EXPLICIT][18:]
+    with pytest.raises(Unreadable, match="name encodings of text"):
+        READER.identify(data, EXPLICIT)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\\ ", b"\\ISO 2022 IR 58 ", b"ISO_IR 999", b"GB18030 ", b"gbk ", b"ISO_IR 192\\ISO_IR 100 ", b"no such "],
+)
+def test_other_character_sets_pass(value: bytes) -> None:
+    """Unknown names and odd spellings of old scanners are read around, as pydicom does."""
+    READER.identify(element(0x00080005, b"CS", value) + WHOLE[EXPLICIT][18:], EXPLICIT)
+
+
+@pytest.mark.parametrize(
+    ("tag", "own", "other"),
+    [
+        (0x00080018, b"UI", b"AT"),
+        (0x00080016, b"UI", b"LO"),
+        (0x0020000D, b"UI", b"US"),
+        (0x0020000E, b"UI", b"ST"),
+        (0x00080060, b"CS", b"FL"),
+        (0x00280010, b"US", b"SS"),
+        (0x00280100, b"US", b"AT"),
+    ],
+)
+def test_an_identifying_element_of_another_vr_is_refused(tag: int, own: bytes, other: bytes) -> None:
+    """A SOPInstanceUID whose VR says tags is one instance to the walk and another to pydicom (found by the fuzz)."""
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    assert WHOLE[EXPLICIT].count(head + own) == 1
+    with pytest.raises(Unreadable, match="another VR than its own"):
+        READER.identify(WHOLE[EXPLICIT].replace(head + own, head + other), EXPLICIT)

@@ -7,8 +7,10 @@ from sqlalchemy import Engine, false, insert, select, text, update
 from npc_rtnode.adapters.database.engine import Sessions, as_reader, translated
 from npc_rtnode.adapters.database.tables import Table
 
-ONLY_ADDED = frozenset({"events", "instances", "verdicts"})
+ONLY_ADDED = frozenset({"events", "verdicts"})
 """Tables whose rows this program never changes; on PostgreSQL its role needs no right to (deploy/postgresql.sql)."""
+CHANGED = {"instances": "state"}
+"""Tables of which it changes this one column, and needs the right to no other."""
 _DURABLE = ("fsync", "full_page_writes")
 
 
@@ -19,8 +21,8 @@ def require_rights(sessions: Sessions) -> None:
             nothing = select(table).where(false())
             session.execute(insert(table).from_select([column.name for column in table.columns], nothing))
             if table.name not in ONLY_ADDED:
-                key = next(iter(table.primary_key))
-                session.execute(update(table).where(false()).values({key: key}))
+                column = table.columns[CHANGED.get(table.name) or next(iter(table.primary_key)).name]
+                session.execute(update(table).where(false()).values({column: column}))
 
 
 def not_durable(engine: Engine) -> list[str]:

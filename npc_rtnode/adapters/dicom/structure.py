@@ -10,7 +10,9 @@ What is refused, by decision, beyond plain truncation:
 * groups below 0008 (PS3.5 7.1): a group 0002 at the front would pass for file meta once the bytes are in a file;
 * an odd value length (PS3.5 7.1.1). None of the 300 healthy files of eleven manufacturers that we hold has one;
 * an explicit VR that PS3.5 6.2 does not know;
-* a SpecificCharacterSet with bytes that are no text (found by the fuzz: no reader gets past it);
+* an element that says which instance this is, with another VR than its own: as tags a UID is another one (fuzz);
+* a SpecificCharacterSet that is no code string, or names what is no encoding of text (found by the fuzz: no reader
+  gets past it);
 * a native PixelData whose length is not what Rows, Columns and so on come to, one padding byte allowed (PS3.5 8.2).
 Zero bytes after a whole pixel element pass: one published GE SIGNA file ends in 2.4 MB of them. So does what DCMTK
 makes of those when it sends the file on: an empty command group at the very front.
@@ -21,14 +23,17 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pydicom import uid
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 
+from npc_rtnode.adapters.dicom.elements import quietly
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.records import InstanceIdentity, StoreRequest
 from npc_rtnode.errors import Unreadable
@@ -89,6 +94,9 @@ _LENGTH: Final = struct.Struct("<L")
 _EMPTY_COMMAND_GROUP: Final = (_IMPLICIT.pack(0, 0, 4) + bytes(4), _HEADER.pack(0, 0, b"UL", 4) + bytes(4))
 
 _CHARSET: Final = 0x00080005
+_CHARSET_VRS: Final = frozenset(
+    (b"", b"CS", b"UN")
+)  # a gateway may have made UN of it; of AT, SS … nobody can read text
 _CHARSET_TEXT: Final = re.compile(rb"[ -~]*\0*")  # lower case and unknown names pass, pydicom reads around them
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
@@ -97,6 +105,7 @@ _ROWS, _COLUMNS, _BITS = 0x00280010, 0x00280011, 0x00280100
 _WANTED: Final = frozenset(
     (_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _BITS)
 )
+_OWN_VRS: Final = {tag: {b"", b"UN", dictionary_VR(tag).encode("ascii")} for tag in _WANTED}
 
 
 class StructureReader:
@@ -188,7 +197,13 @@ class _Walk:
             last = element.tag
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
+                self._check_vr(element)
                 self.found[last] = self._identifying(element, at)
+
+    def _check_vr(self, element: _Element) -> None:
+        """What says which instance this is must say the same to every reader, as text or as tags."""
+        if element.vr not in _OWN_VRS[element.tag]:
+            raise Unreadable(f"Tag {_name(element.tag)} has another VR than its own.")
 
     def _identifying(self, element: _Element, end: int) -> bytes:
         if end - element.value_at > _LONGEST_IDENTIFYING:
@@ -245,7 +260,7 @@ class _Walk:
             if depth == 0:
                 self.pixel_lengths[tag] = length
             return self._fragments(at, end, depth) if length == _UNDEFINED else at + length
-        if tag == _CHARSET and length != _UNDEFINED:
+        if tag == _CHARSET:
             self._check_charset(element)
         if vr == b"SQ" or (not vr and _is_sequence(tag, length)):
             return self._sequence(at, length, end, explicit, depth + 1)
@@ -256,9 +271,11 @@ class _Walk:
         raise Unreadable(f"Tag {_name(tag)} has no length and is no sequence (offset {at}).")
 
     def _check_charset(self, element: _Element) -> None:
-        """pydicom asks Python for a codec of that name, and a NUL in it makes the whole file unreadable."""
-        if not _CHARSET_TEXT.fullmatch(self._identifying(element, element.value_at + element.length)):
+        """pydicom decodes with whatever this element says, and where it cannot, the whole file is unreadable."""
+        if element.vr not in _CHARSET_VRS or element.length == _UNDEFINED:
             raise Unreadable("SpecificCharacterSet is not made of code strings.")
+        if not _names_encodings(self._identifying(element, element.value_at + element.length)):
+            raise Unreadable("SpecificCharacterSet is not made of code strings that name encodings of text.")
 
     def _sequence(self, at: int, length: int, end: int, explicit: bool, depth: int) -> int:
         if depth > MAX_DEPTH:
@@ -386,6 +403,19 @@ class _Walk:
             raise Unreadable(f"{self.fragments} pixel fragments cannot hold {self._frames()} frames.")
         if expected > MAX_DECODED_BYTES:
             raise Unreadable(f"Its pixels would take {expected} bytes.")
+
+
+@lru_cache(maxsize=64)
+def _names_encodings(value: bytes) -> bool:
+    """Whether pydicom gets past this SpecificCharacterSet: Python knows `hex` and `bz2` as codecs, but of no text."""
+    if not _CHARSET_TEXT.fullmatch(value):
+        return False
+    names = [name.strip() for name in value.decode("ascii").rstrip("\0").split("\\")]
+    try:
+        with quietly():
+            return all("x".encode(encoding) for encoding in convert_encodings(names))
+    except (LookupError, ValueError):
+        return False
 
 
 def _is_sequence(tag: int, length: int) -> bool:

@@ -131,7 +131,7 @@ def _said(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "the peer did not finish its handshake in time"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return getattr(error, "verify_message", "") or str(error)
+        return getattr(error, "verify_message", "") or str(error.args[-1])
     return (getattr(error, "reason", None) or type(error).__name__).replace("_", " ").lower()
 
 
