@@ -95,6 +95,7 @@ class StructureFacts:
     optional: Mapping[str, bytes]
     labels: Mapping[str, str]
     defined_by: tuple[SegmentReference, ...] = ()
+    predecessors: tuple[str, ...] = ()
 
     @property
     def sop_uid(self) -> str:
@@ -121,6 +122,7 @@ class ReportFacts:
     optional: Mapping[str, bytes]
     segments: tuple[SegmentReference, ...] = ()
     tracking_uids: tuple[str, ...] = ()
+    predecessors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class Sight:
 class Expected:
     """What one object should say. series_uids: of the source images as their files state it, which must be one.
 
-    segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked.
+    segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked;
+    predecessor: SOP Instance UID of the object that it takes the place of, empty where nobody was sent one.
     """
 
     stack: Stack
@@ -175,6 +178,7 @@ class Expected:
     optional: Mapping[str, bytes] = field(default_factory=dict)
     segments: tuple[SegmentReference, ...] = ()
     tracking_uid: str = ""
+    predecessor: str = ""
 
 
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
@@ -317,6 +321,7 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
         _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
         _judge_segments("ROI_SOURCE", facts.defined_by, expected),
+        _judge_predecessor("PREDECESSOR_RTSTRUCT", facts.predecessors, expected),
         _judge_warnings("WARNINGS_RTSTRUCT", (facts.labels.get("StructureSetDescription", ""),), expected.content),
     )
 
@@ -420,6 +425,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
         _judge_segments("SR_SEGMENT", facts.segments, expected),
         _judge_tracking("SR_TRACKING", facts.tracking_uids, expected),
+        _judge_predecessor("PREDECESSOR_SR", facts.predecessors, expected),
         _judge_warnings("WARNINGS_SR", facts.texts, expected.content),
     )
 
@@ -612,6 +618,12 @@ def _judge_tracking(name: str, found: tuple[str, ...], expected: Expected) -> Ga
     """The lesion has one tracking UID in all objects that track it; those that do not need none."""
     wanted = (expected.tracking_uid,) if expected.tracking_uid else ()
     return _holds_if(name, found != wanted, "one tracking UID in segmentation and report")
+
+
+def _judge_predecessor(name: str, found: tuple[str, ...], expected: Expected) -> GateResult:
+    """A later result names what somebody was sent before, and nothing that nobody ever had."""
+    wanted = (expected.predecessor,) if expected.predecessor else ()
+    return _holds_if(name, found != wanted, "names what was sent of it before" if wanted else "names no predecessor")
 
 
 def _judge_identity(name: str, found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> GateResult:

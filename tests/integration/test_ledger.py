@@ -338,7 +338,7 @@ class TestIntake:
     def test_a_new_result_is_told_which_one_it_replaces(self, ledger: Ledger, sent: bool) -> None:
         """After late slices the job names the earlier result of the series, if that was ever sent to anybody."""
         first = ledger.written()
-        assert first.supersedes == ""
+        assert first.supersedes == ()
         if sent:
             send_all(ledger, "tps")
         ledger.receive("1.2.3.9")
@@ -349,14 +349,29 @@ class TestIntake:
         ledger.choose(replace(grown, state=SeriesState.COMPLETE))
         job = ledger.in_hand(JobState.QUEUED, "infer")
         assert job.work_key != first.work_key
-        assert job.supersedes == (first.work_key if sent else "")
+        named = [(one.kind, one.variant, one.work_key) for one in job.supersedes]
+        assert named == ([(ObjectKind.RTSTRUCT, "", first.work_key)] if sent else [])
+
+    def test_a_new_result_is_told_of_nothing_that_nobody_was_sent(self, ledger: Ledger) -> None:
+        """The report of the first result was sent and its structure set was not: it alone is named."""
+        first = ledger.written(owed=())
+        (series,) = ledger.desk.selected(ledger.study())
+        report = ledger.result(first).objects[1][0]
+        ledger.desk.release(ledger.study(), ledger.word())
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        ledger.work.commit_result(job.lease, ledger.result(job, owed=((report.sop_uid, "pacs"),)), ledger.now)
+        send_all(ledger, "pacs")
+        ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
+        second = ledger.in_hand(JobState.QUEUED, "infer")
+        assert [(one.kind, one.sop_uid) for one in second.supersedes] == [(ObjectKind.SR, report.sop_uid)]
 
     def test_slices_after_delivery_make_a_held_result_that_names_what_it_replaces(self, ledger: Ledger) -> None:
         """The new revision's job knows the work key that was sent before, waits for a person, and goes out on their
         word alone."""
         first = ledger.written()
         send_all(ledger, "tps", "pacs")
-        assert first.supersedes == ""
+        assert first.supersedes == ()
         ledger.receive("1.2.3.9")
         ledger.end()
         ledger.later(QUIET_S + 1)
@@ -366,7 +381,7 @@ class TestIntake:
         ledger.choose(complete)
         ledger.predicted()
         second = ledger.in_hand(JobState.PREDICTED, "write")
-        assert second.supersedes == first.work_key != second.work_key
+        assert {one.work_key for one in second.supersedes} == {first.work_key} != {second.work_key}
         assert ledger.work.commit_result(second.lease, ledger.result(second), ledger.now) is JobState.HELD
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
         assert "SUPERSEDES_DELIVERED" in ledger.desk.release(ledger.study(), ledger.word())[0]

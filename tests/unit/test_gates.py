@@ -116,7 +116,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
         good_report(), good_structure(), expected(instance=REPORT)
     )
     assert {result.outcome for result in results} == {Outcome.PASS}
-    assert len({result.name for result in results}) == len(results) == 36
+    assert len({result.name for result in results}) == len(results) == 38
 
 
 @pytest.mark.parametrize(

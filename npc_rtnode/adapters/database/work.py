@@ -28,6 +28,7 @@ from npc_rtnode.domain.records import (
     ObjectKind,
     ResultToCommit,
     SendReceipt,
+    SentBefore,
     WrittenObject,
 )
 from npc_rtnode.domain.retention import Place
@@ -267,16 +268,17 @@ def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
     )
 
 
-def _superseded(session: Session, row: JobRow) -> str:
-    """The work key of the newest earlier result of this series, of whichever revision, that somebody was sent."""
+def _superseded(session: Session, row: JobRow) -> tuple[SentBefore, ...]:
+    """What somebody was sent of the earlier results of this series, of whichever revision, the newest first."""
     sent = (
-        select(JobRow.work_key)
+        select(ObjectRow.kind, ObjectRow.variant, JobRow.work_key, ObjectRow.sop_uid)
+        .join(JobRow, JobRow.id == ObjectRow.job_id)
         .join(SeriesRow)
-        .join(ObjectRow)
-        .join(DeliveryRow)
-        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id, DeliveryRow.sent_at.is_not(None))
+        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id)
+        .where(ObjectRow.deliveries.any(DeliveryRow.sent_at.is_not(None)))
+        .order_by(JobRow.id.desc(), ObjectRow.id)
     )
-    return session.scalar(sent.order_by(JobRow.id.desc()).limit(1)) or ""
+    return tuple(SentBefore(ObjectKind(kind), *others) for kind, *others in session.execute(sent))
 
 
 def _no_longer_wanted(row: JobRow) -> str | None:

@@ -169,8 +169,15 @@ def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected
     named = order.form.segmentation or (order.kind is ObjectKind.RTSTRUCT and segmented(plan.orders))
     segments = ((plan.object_uid(ObjectOrder(ObjectKind.SEG)), 1),) if named else ()
     tracking = plan.uid(f"tracking-{TRACKED}") if order.kind in _TRACKING else ""
-    roi_name = plan.roi_name(order.form)
-    return replace(common, instance=instance, roi_name=roi_name, segments=segments, tracking_uid=tracking)
+    replaced = plan.predecessor(order.kind, order.variant)
+    return replace(
+        common,
+        instance=instance,
+        roi_name=plan.roi_name(order.form),
+        segments=segments,
+        tracking_uid=tracking,
+        predecessor=replaced.sop_uid if replaced else "",
+    )
 
 
 _TRACKING: Final = frozenset({ObjectKind.SEG, ObjectKind.SR})
@@ -275,6 +282,9 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         optional=_raw_optional(ds),
         labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
         defined_by=tuple(_segment(item) for item in roi.get("DefinitionSourceSequence", [])),
+        predecessors=tuple(
+            str(item.ReferencedSOPInstanceUID) for item in ds.get("PredecessorStructureSetSequence", [])
+        ),
     )
 
 
@@ -345,12 +355,13 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         category=str(stated[0].ConceptCodeSequence[0].CodeValue) if stated else None,
         texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
         measured_from=_measured_from(volume),
-        evidence=tuple(_evidence(ds)),
+        evidence=tuple(_named_in(ds.CurrentRequestedProcedureEvidenceSequence)),
         images=tuple(ref for named in shown if "ReferencedSegmentNumber" not in named for ref in _references(named)),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
         segments=tuple(_segment(named) for named in shown if "ReferencedSegmentNumber" in named),
         tracking_uids=tuple(str(item.UID) for item in items if _is(item, vocabulary.TRACKING_UID, "UIDREF")),
+        predecessors=tuple(_named_in(ds.get("PredecessorDocumentsSequence", []))),
     )
 
 
@@ -407,8 +418,9 @@ def _measured_from(volume: Dataset) -> str:
     return str(source.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
 
 
-def _evidence(ds: Dataset) -> Iterator[str]:
-    for study in ds.CurrentRequestedProcedureEvidenceSequence:
+def _named_in(studies: Iterable[Dataset]) -> Iterator[str]:
+    """The instances of a Hierarchical SOP Instance Reference (PS3.3 C.17.2.1)."""
+    for study in studies:
         for series in study.ReferencedSeriesSequence:
             yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
 
