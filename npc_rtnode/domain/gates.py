@@ -165,7 +165,8 @@ class Expected:
     """What one object should say. series_uids: of the source images as their files state it, which must be one.
 
     segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked;
-    predecessor: SOP Instance UID of the object that it takes the place of, empty where nobody was sent one.
+    predecessor: SOP Instance UID of the object that it takes the place of, empty where nobody was sent one; patient:
+    name and number as a page that shows them must spell them.
     """
 
     stack: Stack
@@ -179,6 +180,7 @@ class Expected:
     segments: tuple[SegmentReference, ...] = ()
     tracking_uid: str = ""
     predecessor: str = ""
+    patient: tuple[str, ...] = field(default=(), repr=False)
 
 
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
@@ -322,7 +324,22 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
         _judge_segments("ROI_SOURCE", facts.defined_by, expected),
         _judge_predecessor("PREDECESSOR_RTSTRUCT", facts.predecessors, expected),
-        _judge_warnings("WARNINGS_RTSTRUCT", (facts.labels.get("StructureSetDescription", ""),), expected.content),
+        *_judge_descriptions(facts.labels, expected.content),
+    )
+
+
+DESCRIPTIONS: Final = ("StructureSetDescription", "ROIDescription")
+"""Where a planning system shows what a structure set says of itself."""
+
+
+def _judge_descriptions(labels: Mapping[str, str], content: ReportContent) -> tuple[GateResult, ...]:
+    """Both say the stage line, by which edition, and every warning."""
+    said = [labels.get(keyword, "") for keyword in DESCRIPTIONS]
+    silent = any(line not in text for text in said for line in (content.stage_line, content.edition_line))
+    unwarned = [_judge_warnings("WARNINGS_RTSTRUCT", (text,), content) for text in said]
+    return (
+        _holds_if("STATEMENT_RTSTRUCT", silent, "category, probabilities, volume and edition are the report's"),
+        max(unwarned, key=lambda result: result.outcome is Outcome.HOLD),
     )
 
 
@@ -563,7 +580,7 @@ def judge_page(
         _judge_sources(f"REFERENCES_{kind}", facts, structure_uid, expected.stack),
         *_judge_paper(kind, facts),
         *_judge_words(kind, facts.texts, expected.content),
-        *_judge_twin(kind, facts.twin),
+        *(_judge_page(kind, facts.texts, expected) if kind == "PDF" else _judge_twin(kind, facts.twin)),
         _judge_identity(f"IDENTITY_{kind}", facts.identity, expected.identity),
         _judge_optional(f"OPTIONAL_{kind}", facts.optional, expected.optional),
     )
@@ -578,8 +595,27 @@ def _judge_sources(name: str, facts: PageFacts, structure_uid: str, stack: Stack
 
 
 def _judge_twin(kind: str, same: bool | None) -> tuple[GateResult, ...]:
-    said = "the image is the first page of the document"
-    return () if same is None else (_holds_if(f"SAME_PAGE_{kind}", not same, said),)
+    """Words burned into an image cannot be read back; those of the document can, so the image must be its page."""
+    return (_holds_if(f"SAME_PAGE_{kind}", not same, "the image is the first page of the document"),)
+
+
+def _judge_page(kind: str, texts: Sequence[str], expected: Expected) -> tuple[GateResult, ...]:
+    """The first page says whose it is, and each probability; letters are compared, not where lines end."""
+    first = _letters(texts[0]) if texts else ""
+    stranger = any(_letters(said)[:_TELLING] not in first for said in expected.patient)
+    shares = [_letters(f"{stage}{share:.2%}") for stage, share in expected.content.staging.probabilities.items()]
+    return (
+        _holds_if(f"PATIENT_{kind}", stranger, "the page names the patient of the images"),
+        _holds_if(f"SHARES_{kind}", any(said not in first for said in shares), "the page says each probability"),
+    )
+
+
+_TELLING: Final = 40
+"""Letters of a name or number that are looked for: a longer one may be cut on the page."""
+
+
+def _letters(said: str) -> str:
+    return "".join(letter for letter in said.casefold() if letter.isascii() and letter.isalnum())
 
 
 def _judge_paper(kind: str, facts: PageFacts) -> tuple[GateResult, ...]:
@@ -603,6 +639,7 @@ def _judge_words(kind: str, texts: Sequence[str], content: ReportContent) -> tup
         _holds_if(f"UNVERIFIED_{kind}", unsaid, "every page says that it is an unverified draft"),
         _holds_if(f"NOTICE_{kind}", silent, "every page of a synthetic bundle's result says so"),
         _holds_if(f"STATEMENT_{kind}", wrong, "category, or the set, and volume are the report's"),
+        _judge_warnings(f"WARNINGS_{kind}", ("".join(first.split()),), content),
     )
 
 

@@ -41,6 +41,7 @@ TRACKED: Final = "GTVp"
 
 _LONG_STRING: Final = 64  # LO, PS3.5 6.2
 _SHORT_TEXT: Final = 1024  # ST
+_LONG_TEXT_PART: Final = 100  # of a line in a text that holds others
 
 
 class ContentChoices(Protocol):
@@ -174,11 +175,16 @@ class ReportContent:
     @property
     def stage_line(self) -> str:
         """One line for systems that show no SR: `AI cT3 p=.69; T1 .02 T2 .11 T4 .18; 24.0 cc; UNVERIFIED`."""
-        shares = self.staging.probabilities
-        top = "" if self.staging.uncertain else f" p={_short(self.staging.top_probability)}"
+        shares = self.staging.hundredths
+        top = "" if self.staging.uncertain else f" p={_short(shares[self.staging.top])}"
         rest = [s for s in shares if self.staging.uncertain or s != self.staging.top]
         others = " ".join(f"{stage} {_short(shares[stage])}" for stage in rest)
         return f"AI {self.staging.text}{top}; {others}; {self.volume_cc:.1f} cc; UNVERIFIED"
+
+    @property
+    def edition_line(self) -> str:
+        """By which edition of the staging system."""
+        return plain(f"Staging edition: {self.staging.edition}", _LONG_TEXT_PART)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -188,8 +194,14 @@ class ReportContent:
 
     @property
     def description(self) -> str:
-        """ROIDescription and StructureSetDescription (ST): notices, stage line, warnings, what was not checked."""
-        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), *self.replaced]
+        """ROIDescription and StructureSetDescription (ST): notices, stage, edition, warnings, what was not checked."""
+        said = [
+            *self.notices,
+            self.stage_line,
+            self.edition_line,
+            *([self.warnings_line] if self.findings else []),
+            *self.replaced,
+        ]
         return plain(". ".join([*said, self.not_checked]), _SHORT_TEXT)
 
     @property
@@ -293,6 +305,6 @@ def _in_short(finding: Finding) -> str:
     return f"{finding.code}{numbers}" + ("" if finding.limit is None else f" ({finding.limit:.3g})")
 
 
-def _short(probability: float) -> str:
+def _short(hundredths: int) -> str:
     """`.69`, or `1.00`."""
-    return f"{probability:.2f}".removeprefix("0")
+    return f"{hundredths / 100:.2f}".removeprefix("0")

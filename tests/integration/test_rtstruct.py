@@ -17,8 +17,8 @@ from bench.readers import own_raster, plain_rt_utils, plastimatch_mask
 from npc_rtnode.adapters.dicom.identity import raw_bytes
 from npc_rtnode.adapters.dicom.rtstruct import decimal_strings, write_rtstruct
 from npc_rtnode.adapters.dicom.verify import decimal_values, structure_facts
-from npc_rtnode.domain.records import ObjectKind, SentBefore
 from npc_rtnode.domain.rasterising import dice
+from npc_rtnode.domain.records import ObjectKind, SentBefore
 from npc_rtnode.errors import GeometryRefused, InputFault, OutputFault
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import GEOMETRIES, SHAPES, ball, plan_of, prediction_of, ragged, stack_for, tube

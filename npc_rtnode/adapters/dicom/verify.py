@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
+from npc_rtnode.adapters.dicom.elements import read_elements, value_of
 from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_once
 from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain import vocabulary
@@ -90,6 +91,7 @@ def verify(
     try:
         content = report_of(mask, stack.grid, prediction, plan)
         common = _expected(stack, mask, content, read_once(sources, _PLACE))
+        common = replace(common, patient=tuple(_spelled(sources[0])))
     except READING_FAULTS as error:
         return (gate_error("the source", error),)
     found = {(item.kind, item.variant): item for item in objects}
@@ -180,6 +182,16 @@ def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected
     )
 
 
+def _spelled(image: Path) -> Iterator[str]:
+    """The patient's number and name as the images declare them, where every reader spells them alike: in ASCII."""
+    ds = read_elements(image, ("SpecificCharacterSet", *_SHOWN))
+    for keyword in _SHOWN:
+        said = str(value_of(ds, keyword) or "")
+        if said.isascii() and said.isprintable():
+            yield said
+
+
+_SHOWN: Final = ("PatientName", "PatientID")
 _TRACKING: Final = frozenset({ObjectKind.SEG, ObjectKind.SR})
 
 
@@ -280,7 +292,8 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         longest_ds=max((len(text) for text in decimal_values(ds)), default=0),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
-        labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
+        labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID}
+        | {"ROIDescription": str(roi.get("ROIDescription", ""))},
         defined_by=tuple(_segment(item) for item in roi.get("DefinitionSourceSequence", [])),
         predecessors=tuple(
             str(item.ReferencedSOPInstanceUID) for item in ds.get("PredecessorStructureSetSequence", [])
