@@ -215,6 +215,12 @@ def warnings_of(gates: Iterable[GateResult]) -> tuple[Finding, ...]:
     return tuple(gate.finding for gate in gates if gate.outcome is Outcome.WARN)
 
 
+def unsaid(gates: Iterable[GateResult], said: Iterable[Finding], prediction: Prediction) -> tuple[Finding, ...]:
+    """Warnings of these gates that neither the plan nor the prediction has among what the objects say."""
+    codes = {finding.code for finding in (*said, *prediction.findings)}
+    return tuple({f.code: f for f in warnings_of(gates) if f.code not in codes}.values())
+
+
 def _stage_confidence(prediction: Prediction, uncertain_below: float) -> GateResult:
     """A weak stage is said to be weak and never holds: the outline is a draft of its own."""
     top = max(prediction.stage_probabilities)

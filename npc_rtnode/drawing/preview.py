@@ -259,7 +259,9 @@ def _category(sheet: Sheet, page: PreviewPage, column: Frame) -> float:
         sheet.text(inner.left, y - 1.5, row, said, inner.width)
     for count, stage in enumerate(page.stages):
         _bar(sheet, page, stage, Frame(inner.left, y + 1 + 6 * count, inner.width, 4))
-    limit = f"Bars: the model's probability. Below {page.uncertain_below:.4g}, the line, a category is uncertain."
+    limit = (
+        f"Bars: the model's probability. Below {page.uncertain_below * 100:.4g}%, the line, a category is uncertain."
+    )
     sheet.paragraph(Frame(inner.left, y + 1 + 6 * len(page.stages), inner.width, 6), limit, Style(6.5, SOFT))
     return column.top + height + _GAP
 

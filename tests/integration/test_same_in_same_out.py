@@ -15,6 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from model.phantom import make_case, small_profile, write_dicom_series
+from npc_rtnode.domain import gates
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.records import ObjectKind, SentBefore
 from tests.builders.mr_series import make_series
@@ -124,6 +125,18 @@ def test_nothing_is_named_that_nobody_was_sent(files: list[Path], tmp_path: Path
     later = written(files, Circumstances(tmp_path / "other", bundle="cd" * 32, supersedes=before[:1]))
     (item,) = dcmread(BytesIO(later["RTSTRUCT"])).PredecessorStructureSetSequence
     assert item.ReferencedSOPInstanceUID == derived_uid("9" * 64, "RTSTRUCT/0123456789ab")
+
+
+def test_a_warning_that_only_the_finished_objects_show_is_said(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The polygons' volume is known when the structure set is there: it and the report are written once more and say
+    so, under the same UIDs; the gates hold objects that are silent about a warning."""
+    monkeypatch.setattr(gates, "POLYGON_MOST", -1.0)
+    warned = written(files, Circumstances(tmp_path))
+    structure = dcmread(BytesIO(warned["RTSTRUCT"]))
+    assert "WARNINGS: POLYGON_VOLUME" in structure.StructureSetDescription
+    assert "POLYGON_VOLUME" in dcmread(BytesIO(warned["SR"])).to_json()
 
 
 def uids(objects: dict[str, bytes]) -> set[str]:
