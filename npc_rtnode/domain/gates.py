@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.outcomes import GateResult as GateResult
 from npc_rtnode.domain.outcomes import Outcome as Outcome
+from npc_rtnode.domain.outcomes import answered, unjudged
 from npc_rtnode.domain.outcomes import gate_error as gate_error
-from npc_rtnode.domain.outcomes import unjudged
 from npc_rtnode.domain.plausibility import RELEASABLE as PLAUSIBILITY
 from npc_rtnode.domain.plausibility import judge_answer
 from npc_rtnode.domain.prediction import Prediction
@@ -198,6 +198,10 @@ def may_show(enhanced_mr: bool, destination_declares_it: bool) -> bool:
 
 def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
     """Shape, emptiness, borders, then domain/plausibility. After a hold outside RELEASABLE no object is written."""
+    return answered("the answer", lambda: _before_writing(stack, mask, prediction))
+
+
+def _before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
     if mask.shape != stack.grid.shape:
         return (GateResult("MASK_SHAPE", Outcome.HOLD, f"mask {mask.shape} is not on the grid {stack.grid.shape}"),)
     if not mask.any():
@@ -207,7 +211,8 @@ def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[Ga
 
 def before_sending(stack: Stack, prediction: Prediction, uncertain_below: float) -> tuple[GateResult, ...]:
     """All that can be judged without the objects: what warns here is said in them."""
-    return (*before_writing(stack, prediction.mask, prediction), _stage_confidence(prediction, uncertain_below))
+    stage = answered("STAGE_CONFIDENCE", lambda: (_stage_confidence(prediction, uncertain_below),))
+    return (*before_writing(stack, prediction.mask, prediction), *stage)
 
 
 def warnings_of(gates: Iterable[GateResult]) -> tuple[Finding, ...]:

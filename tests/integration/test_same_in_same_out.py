@@ -59,6 +59,16 @@ def test_two_processes_write_the_same(files: list[Path], first: dict[str, bytes]
     assert others == [first, first]
 
 
+def test_the_machines_zone_language_and_threads_do_not_matter(
+    files: list[Path], first: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine on the other side of the world, with another language, another decimal mark and more threads."""
+    for name, value in {"TZ": "Pacific/Apia", "LC_ALL": "de_DE.UTF-8", "OMP_NUM_THREADS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(written, files, Circumstances(tmp_path)).result() == first
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_bundles_child_says_the_same(tmp_path: Path) -> None:

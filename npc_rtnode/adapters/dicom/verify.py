@@ -6,6 +6,7 @@ Nothing of rt-utils, highdicom or our own writers is used here: a reader that sh
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -44,6 +45,7 @@ from npc_rtnode.domain.gates import (
     plane_corners,
 )
 from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.outcomes import GATE_FAULTS, answered
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.profiles import ObjectOrder, segmented
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
@@ -52,20 +54,16 @@ from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.errors import NodeError, OutputFault
 
-# What a broken object can make a reader do; anything else is our own mistake and the pipeline's barrier's business.
+# What a broken object can make a reader do, and a gate that reads it: no answer, so it holds.
 READING_FAULTS: Final = (
+    *GATE_FAULTS,
     InvalidDicomError,
     BytesLengthException,
     NodeError,
-    AttributeError,
     EOFError,
-    LookupError,
-    NotImplementedError,
     OSError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
     struct.error,
+    zlib.error,
 )
 _PLACE: Final = (
     "ImagePositionPatient",
@@ -95,7 +93,8 @@ def verify(
     except READING_FAULTS as error:
         return (gate_error("the source", error),)
     found = {(item.kind, item.variant): item for item in objects}
-    results = [judge_orders([(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects])]
+    wanted, there = [(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects]
+    results = [*answered("OBJECTS", lambda: (judge_orders(wanted, there),))]
     for order in plan.orders:
         if (order.kind, order.variant) in found:
             results += _judged(order, found, _planned(common, order, plan))
