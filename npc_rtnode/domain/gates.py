@@ -332,7 +332,7 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _equal("ROI_NAME", facts.roi_name, expected.roi_name),
         _holds_if("ROI_NUMBERS", len(set(facts.roi_numbers)) != 1, "one ROI number in all three sequences"),
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
-        _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
+        _judge_notice("NOTICE_RTSTRUCT", _of_the_set(facts.labels), expected.content),
         _judge_segments("ROI_SOURCE", facts.defined_by, expected),
         _judge_predecessor("PREDECESSOR_RTSTRUCT", facts.predecessors, expected),
         *_judge_descriptions(facts.labels, expected.content),
@@ -341,6 +341,11 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
 
 DESCRIPTIONS: Final = ("StructureSetDescription", "ROIDescription")
 """Where a planning system shows what a structure set says of itself."""
+
+
+def _of_the_set(labels: Mapping[str, str]) -> list[str]:
+    """What the set says of itself: what only its ROI says is seen when the ROI is opened."""
+    return [said for keyword, said in labels.items() if keyword != "ROIDescription"]
 
 
 def _judge_descriptions(labels: Mapping[str, str], content: ReportContent) -> tuple[GateResult, ...]:
