@@ -22,7 +22,7 @@ from npc_rtnode.domain.profiles import PROFILES, Encoding, ObjectOrder, ProfileN
 from npc_rtnode.domain.records import ObjectKind
 from npc_rtnode.errors import ConfigFault
 
-CONTENT_VERSION: Final = 2
+CONTENT_VERSION: Final = 3
 """Part of every work key: raise it with every change of code that changes an object's content (ADR 0003)."""
 
 _PLAIN_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+( [\x21-\x5b\x5d-\x7e]+)*")

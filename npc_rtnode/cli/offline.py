@@ -13,7 +13,7 @@ from npc_rtnode.adapters.predictor import BundlePredictor
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.app import utc_now
 from npc_rtnode.cli.rules import judge_folder
-from npc_rtnode.domain.gates import GateResult, Outcome, before_sending, before_writing, may_send, warnings_of
+from npc_rtnode.domain.gates import GateResult, Outcome, before_sending, before_writing, may_send, unsaid, warnings_of
 from npc_rtnode.domain.identifiers import digest_of, input_digest, work_key
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.domain.profiles import ObjectOrder
@@ -67,6 +67,10 @@ class _Offline:
             plan = replace(plan, findings=warnings)
             written = DicomObjects().write(volume.stack, sources, prediction, plan)
             gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
+            if late := unsaid(gates, plan.findings, prediction):  # as in pipeline/write: what only the objects show
+                plan = replace(plan, findings=(*plan.findings, *late))
+                written = DicomObjects().write(volume.stack, sources, prediction, plan)
+                gates = DicomObjects().judge(volume.stack, sources, prediction, plan, written)
         open_to_all = may_send(bundle.synthetic, phantom, destination_is_test=False)
         name = input_digest(list(dict.fromkeys((series_uid, h.sha256) for h in volume.stack.slices)))[:12]
         target = output / name if open_to_all else output / NOT_FOR_PATIENTS / name

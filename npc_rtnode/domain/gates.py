@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Array, Stack
 from npc_rtnode.domain.outcomes import GateResult as GateResult
 from npc_rtnode.domain.outcomes import Outcome as Outcome
+from npc_rtnode.domain.outcomes import answered, unjudged
 from npc_rtnode.domain.outcomes import gate_error as gate_error
-from npc_rtnode.domain.outcomes import unjudged
 from npc_rtnode.domain.plausibility import RELEASABLE as PLAUSIBILITY
 from npc_rtnode.domain.plausibility import judge_answer
 from npc_rtnode.domain.prediction import Prediction
@@ -95,6 +95,7 @@ class StructureFacts:
     optional: Mapping[str, bytes]
     labels: Mapping[str, str]
     defined_by: tuple[SegmentReference, ...] = ()
+    predecessors: tuple[str, ...] = ()
 
     @property
     def sop_uid(self) -> str:
@@ -121,6 +122,7 @@ class ReportFacts:
     optional: Mapping[str, bytes]
     segments: tuple[SegmentReference, ...] = ()
     tracking_uids: tuple[str, ...] = ()
+    predecessors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ class Sight:
 class Expected:
     """What one object should say. series_uids: of the source images as their files state it, which must be one.
 
-    segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked.
+    segments: what it should name of the segmentation, if anything; tracking_uid: of the lesion, where it is tracked;
+    predecessor: SOP Instance UID of the object that it takes the place of, empty where nobody was sent one; patient:
+    name and number as a page that shows them must spell them.
     """
 
     stack: Stack
@@ -175,6 +179,8 @@ class Expected:
     optional: Mapping[str, bytes] = field(default_factory=dict)
     segments: tuple[SegmentReference, ...] = ()
     tracking_uid: str = ""
+    predecessor: str = ""
+    patient: tuple[str, ...] = field(default=(), repr=False)
 
 
 def may_send(synthetic: bool, phantom: bool, destination_is_test: bool) -> bool:
@@ -192,6 +198,10 @@ def may_show(enhanced_mr: bool, destination_declares_it: bool) -> bool:
 
 def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
     """Shape, emptiness, borders, then domain/plausibility. After a hold outside RELEASABLE no object is written."""
+    return answered("the answer", lambda: _before_writing(stack, mask, prediction))
+
+
+def _before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[GateResult, ...]:
     if mask.shape != stack.grid.shape:
         return (GateResult("MASK_SHAPE", Outcome.HOLD, f"mask {mask.shape} is not on the grid {stack.grid.shape}"),)
     if not mask.any():
@@ -201,12 +211,19 @@ def before_writing(stack: Stack, mask: Mask, prediction: Prediction) -> tuple[Ga
 
 def before_sending(stack: Stack, prediction: Prediction, uncertain_below: float) -> tuple[GateResult, ...]:
     """All that can be judged without the objects: what warns here is said in them."""
-    return (*before_writing(stack, prediction.mask, prediction), _stage_confidence(prediction, uncertain_below))
+    stage = answered("STAGE_CONFIDENCE", lambda: (_stage_confidence(prediction, uncertain_below),))
+    return (*before_writing(stack, prediction.mask, prediction), *stage)
 
 
 def warnings_of(gates: Iterable[GateResult]) -> tuple[Finding, ...]:
     """What the objects must say."""
     return tuple(gate.finding for gate in gates if gate.outcome is Outcome.WARN)
+
+
+def unsaid(gates: Iterable[GateResult], said: Iterable[Finding], prediction: Prediction) -> tuple[Finding, ...]:
+    """Warnings of these gates that neither the plan nor the prediction has among what the objects say."""
+    codes = {finding.code for finding in (*said, *prediction.findings)}
+    return tuple({f.code: f for f in warnings_of(gates) if f.code not in codes}.values())
 
 
 def _stage_confidence(prediction: Prediction, uncertain_below: float) -> GateResult:
@@ -315,9 +332,30 @@ def judge_structure(facts: StructureFacts, expected: Expected) -> tuple[GateResu
         _equal("ROI_NAME", facts.roi_name, expected.roi_name),
         _holds_if("ROI_NUMBERS", len(set(facts.roi_numbers)) != 1, "one ROI number in all three sequences"),
         _at_most("DECIMAL_STRINGS", facts.longest_ds, DS_MOST, "characters in the longest DS value"),
-        _judge_notice("NOTICE_RTSTRUCT", facts.labels.values(), expected.content),
+        _judge_notice("NOTICE_RTSTRUCT", _of_the_set(facts.labels), expected.content),
         _judge_segments("ROI_SOURCE", facts.defined_by, expected),
-        _judge_warnings("WARNINGS_RTSTRUCT", (facts.labels.get("StructureSetDescription", ""),), expected.content),
+        _judge_predecessor("PREDECESSOR_RTSTRUCT", facts.predecessors, expected),
+        *_judge_descriptions(facts.labels, expected.content),
+    )
+
+
+DESCRIPTIONS: Final = ("StructureSetDescription", "ROIDescription")
+"""Where a planning system shows what a structure set says of itself."""
+
+
+def _of_the_set(labels: Mapping[str, str]) -> list[str]:
+    """What the set says of itself: what only its ROI says is seen when the ROI is opened."""
+    return [said for keyword, said in labels.items() if keyword != "ROIDescription"]
+
+
+def _judge_descriptions(labels: Mapping[str, str], content: ReportContent) -> tuple[GateResult, ...]:
+    """Both say the stage line, by which edition, and every warning."""
+    said = [labels.get(keyword, "") for keyword in DESCRIPTIONS]
+    silent = any(line not in text for text in said for line in (content.stage_line, content.edition_line))
+    unwarned = [_judge_warnings("WARNINGS_RTSTRUCT", (text,), content) for text in said]
+    return (
+        _holds_if("STATEMENT_RTSTRUCT", silent, "category, probabilities, volume and edition are the report's"),
+        max(unwarned, key=lambda result: result.outcome is Outcome.HOLD),
     )
 
 
@@ -420,6 +458,7 @@ def judge_report(facts: ReportFacts, structure: StructureFacts, expected: Expect
         _judge_notice("NOTICE_SR", facts.texts, expected.content),
         _judge_segments("SR_SEGMENT", facts.segments, expected),
         _judge_tracking("SR_TRACKING", facts.tracking_uids, expected),
+        _judge_predecessor("PREDECESSOR_SR", facts.predecessors, expected),
         _judge_warnings("WARNINGS_SR", facts.texts, expected.content),
     )
 
@@ -557,7 +596,7 @@ def judge_page(
         _judge_sources(f"REFERENCES_{kind}", facts, structure_uid, expected.stack),
         *_judge_paper(kind, facts),
         *_judge_words(kind, facts.texts, expected.content),
-        *_judge_twin(kind, facts.twin),
+        *(_judge_page(kind, facts.texts, expected) if kind == "PDF" else _judge_twin(kind, facts.twin)),
         _judge_identity(f"IDENTITY_{kind}", facts.identity, expected.identity),
         _judge_optional(f"OPTIONAL_{kind}", facts.optional, expected.optional),
     )
@@ -572,8 +611,27 @@ def _judge_sources(name: str, facts: PageFacts, structure_uid: str, stack: Stack
 
 
 def _judge_twin(kind: str, same: bool | None) -> tuple[GateResult, ...]:
-    said = "the image is the first page of the document"
-    return () if same is None else (_holds_if(f"SAME_PAGE_{kind}", not same, said),)
+    """Words burned into an image cannot be read back; those of the document can, so the image must be its page."""
+    return (_holds_if(f"SAME_PAGE_{kind}", not same, "the image is the first page of the document"),)
+
+
+def _judge_page(kind: str, texts: Sequence[str], expected: Expected) -> tuple[GateResult, ...]:
+    """The first page says whose it is, and each probability; letters are compared, not where lines end."""
+    first = _letters(texts[0]) if texts else ""
+    stranger = any(_letters(said)[:_TELLING] not in first for said in expected.patient)
+    shares = [_letters(f"{stage}{share:.2%}") for stage, share in expected.content.staging.probabilities.items()]
+    return (
+        _holds_if(f"PATIENT_{kind}", stranger, "the page names the patient of the images"),
+        _holds_if(f"SHARES_{kind}", any(said not in first for said in shares), "the page says each probability"),
+    )
+
+
+_TELLING: Final = 40
+"""Letters of a name or number that are looked for: a longer one may be cut on the page."""
+
+
+def _letters(said: str) -> str:
+    return "".join(letter for letter in said.casefold() if letter.isascii() and letter.isalnum())
 
 
 def _judge_paper(kind: str, facts: PageFacts) -> tuple[GateResult, ...]:
@@ -597,6 +655,7 @@ def _judge_words(kind: str, texts: Sequence[str], content: ReportContent) -> tup
         _holds_if(f"UNVERIFIED_{kind}", unsaid, "every page says that it is an unverified draft"),
         _holds_if(f"NOTICE_{kind}", silent, "every page of a synthetic bundle's result says so"),
         _holds_if(f"STATEMENT_{kind}", wrong, "category, or the set, and volume are the report's"),
+        _judge_warnings(f"WARNINGS_{kind}", ("".join(first.split()),), content),
     )
 
 
@@ -612,6 +671,12 @@ def _judge_tracking(name: str, found: tuple[str, ...], expected: Expected) -> Ga
     """The lesion has one tracking UID in all objects that track it; those that do not need none."""
     wanted = (expected.tracking_uid,) if expected.tracking_uid else ()
     return _holds_if(name, found != wanted, "one tracking UID in segmentation and report")
+
+
+def _judge_predecessor(name: str, found: tuple[str, ...], expected: Expected) -> GateResult:
+    """A later result names what somebody was sent before, and nothing that nobody ever had."""
+    wanted = (expected.predecessor,) if expected.predecessor else ()
+    return _holds_if(name, found != wanted, "names what was sent of it before" if wanted else "names no predecessor")
 
 
 def _judge_identity(name: str, found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> GateResult:

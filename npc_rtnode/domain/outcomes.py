@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
+from typing import Final
 
 from npc_rtnode.domain.prediction import Band
 from npc_rtnode.domain.records import Finding
@@ -37,6 +39,27 @@ class GateResult:
 def gate_error(name: str, error: Exception) -> GateResult:
     """A gate that could not come to an answer holds; the error's text may hold patient data and is left out."""
     return unjudged(name, type(error).__name__)
+
+
+GATE_FAULTS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a gate can fail with, on numbers or objects that nobody thought of: no answer, so it holds."""
+
+
+def answered(name: str, judge: Callable[[], Iterable[GateResult]]) -> tuple[GateResult, ...]:
+    """What these gates say; where one of them fails, that it came to no answer."""
+    try:
+        return tuple(judge())
+    except GATE_FAULTS as error:
+        return (gate_error(name, error),)
 
 
 def unjudged(name: str, because: str) -> GateResult:

@@ -92,11 +92,13 @@ class ObjectOrder:
 
     @property
     def needs(self) -> tuple[ObjectOrder, ...]:
-        """The orders of the objects that it names."""
+        """The orders of what must be there with it: first the structure set that it names, then the segmentation, and
+        for a picture of the page the document, whose words can be read back and judged."""
         if self.kind not in NAMES_A_STRUCTURE:
             return ()
         segmentation = (ObjectOrder(ObjectKind.SEG),) if self.form.segmentation else ()
-        return (ObjectOrder(ObjectKind.RTSTRUCT, self.form.of_structure), *segmentation)
+        document = (ObjectOrder(ObjectKind.PDF, self.form),) if self.kind is ObjectKind.PREVIEW else ()
+        return (ObjectOrder(ObjectKind.RTSTRUCT, self.form.of_structure), *segmentation, *document)
 
 
 NAMES_A_STRUCTURE: Final = frozenset(set(ObjectKind) - {ObjectKind.SEG, ObjectKind.RTSTRUCT})

@@ -369,6 +369,21 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class SentBefore:
+    """An object of an earlier result of the series that some destination accepted; variant as in ObjectOrder."""
+
+    kind: ObjectKind
+    variant: str
+    work_key: str
+    sop_uid: str
+
+    @property
+    def name(self) -> str:
+        """As ObjectOrder has it."""
+        return f"{self.kind}/{self.variant}" if self.variant else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
 class JobInHand:
     """A claimed job, with what its stage needs."""
 
@@ -380,7 +395,7 @@ class JobInHand:
     settings_hash: str
     indication: str
     content_at: datetime
-    supersedes: str = ""  # the work key of the series' newest result that was sent, where there is one
+    supersedes: tuple[SentBefore, ...] = ()  # what was sent of the series' earlier results, the newest first
 
 
 @dataclass(frozen=True, slots=True)

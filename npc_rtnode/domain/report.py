@@ -16,7 +16,7 @@ from npc_rtnode.domain.geometry import Grid
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.prediction import BundleStatement, Prediction
 from npc_rtnode.domain.profiles import Form, ObjectOrder
-from npc_rtnode.domain.records import Finding, ObjectKind
+from npc_rtnode.domain.records import Finding, ObjectKind, SentBefore
 from npc_rtnode.domain.staging import TStaging, staging_of
 
 SYNTHETIC_NOTICE: Final = "SYNTHETIC PHANTOM WEIGHTS - NOT FOR CLINICAL USE"
@@ -41,6 +41,7 @@ TRACKED: Final = "GTVp"
 
 _LONG_STRING: Final = 64  # LO, PS3.5 6.2
 _SHORT_TEXT: Final = 1024  # ST
+_LONG_TEXT_PART: Final = 100  # of a line in a text that holds others
 
 
 class ContentChoices(Protocol):
@@ -97,7 +98,7 @@ class ObjectPlan:
 
     created_at: aware UTC, frozen in the work row; utc_offset: `+HHMM`, as TimezoneOffsetFromUTC; phantom: the series is
     marked as one of ours; result_revision: 1 for the first result of a series revision; orders: what is to be written;
-    supersedes: the work key of the result of this series that was sent before, empty for none.
+    supersedes: what was sent of earlier results of this series, the newest first.
     """
 
     work_key: str
@@ -112,7 +113,7 @@ class ObjectPlan:
     phantom: bool
     result_revision: int
     orders: tuple[ObjectOrder, ...] = (ObjectOrder(ObjectKind.RTSTRUCT), ObjectOrder(ObjectKind.SR))
-    supersedes: str = ""
+    supersedes: tuple[SentBefore, ...] = ()
 
     @property
     def local_time(self) -> datetime:
@@ -133,9 +134,14 @@ class ObjectPlan:
         """The Series Instance UID of what is ordered: a series of its own."""
         return self.uid(f"series-{order.name}")
 
-    def superseded_uid(self, what: str) -> str | None:
-        """The UID of the same thing in the result that this one replaces; None where it replaces none."""
-        return derived_uid(self.supersedes, what) if self.supersedes else None
+    def predecessor(self, kind: ObjectKind, variant: str = "") -> SentBefore | None:
+        """What an object takes the place of: the newest of its form that was sent, else of its kind in any form.
+
+        A form that nobody was sent has no object to be named: its UID could be computed, and nothing would have it.
+        """
+        sent = [one for one in self.supersedes if one.kind is kind]
+        own = [one for one in sent if one.variant == variant]
+        return next(iter([*own, *sent]), None)
 
     def roi_name(self, form: Form) -> str:
         """ROIName (LO) in this form."""
@@ -169,11 +175,16 @@ class ReportContent:
     @property
     def stage_line(self) -> str:
         """One line for systems that show no SR: `AI cT3 p=.69; T1 .02 T2 .11 T4 .18; 24.0 cc; UNVERIFIED`."""
-        shares = self.staging.probabilities
-        top = "" if self.staging.uncertain else f" p={_short(self.staging.top_probability)}"
+        shares = self.staging.hundredths
+        top = "" if self.staging.uncertain else f" p={_short(shares[self.staging.top])}"
         rest = [s for s in shares if self.staging.uncertain or s != self.staging.top]
         others = " ".join(f"{stage} {_short(shares[stage])}" for stage in rest)
         return f"AI {self.staging.text}{top}; {others}; {self.volume_cc:.1f} cc; UNVERIFIED"
+
+    @property
+    def edition_line(self) -> str:
+        """By which edition of the staging system."""
+        return plain(f"Staging edition: {self.staging.edition}", _LONG_TEXT_PART)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -183,8 +194,14 @@ class ReportContent:
 
     @property
     def description(self) -> str:
-        """ROIDescription and StructureSetDescription (ST): notices, stage line, warnings, what was not checked."""
-        said = [*self.notices, self.stage_line, *([self.warnings_line] if self.findings else []), *self.replaced]
+        """ROIDescription and StructureSetDescription (ST): notices, stage, edition, warnings, what was not checked."""
+        said = [
+            *self.notices,
+            self.stage_line,
+            self.edition_line,
+            *([self.warnings_line] if self.findings else []),
+            *self.replaced,
+        ]
         return plain(". ".join([*said, self.not_checked]), _SHORT_TEXT)
 
     @property
@@ -245,9 +262,12 @@ class ReportContent:
         return tuple(plain(sentence, _SHORT_TEXT) for sentence in said)
 
 
-def report_of(mask: NDArray[np.bool_], grid: Grid, prediction: Prediction, plan: ObjectPlan) -> ReportContent:
-    """What is to be said of one result."""
+def report_of(
+    mask: NDArray[np.bool_], grid: Grid, prediction: Prediction, plan: ObjectPlan, structure: str = ""
+) -> ReportContent:
+    """What is to be said of one result, and of its structure set of that variant."""
     edition, limit = plan.bundle.staging_edition, plan.content.uncertain_below
+    replaced = plan.predecessor(ObjectKind.RTSTRUCT, structure)
     return ReportContent(
         staging=staging_of(prediction.stage_probabilities, edition, limit),
         volume_cc=volume_cc(mask, grid),
@@ -257,7 +277,7 @@ def report_of(mask: NDArray[np.bool_], grid: Grid, prediction: Prediction, plan:
         findings=tuple(dict.fromkeys((*plan.findings, *prediction.findings))),
         phantom=plan.phantom,
         site_label=plan.content.structure_set_label,
-        supersedes=plan.superseded_uid("RTSTRUCT"),
+        supersedes=replaced.sop_uid if replaced else None,
     )
 
 
@@ -285,6 +305,6 @@ def _in_short(finding: Finding) -> str:
     return f"{finding.code}{numbers}" + ("" if finding.limit is None else f" ({finding.limit:.3g})")
 
 
-def _short(probability: float) -> str:
+def _short(hundredths: int) -> str:
     """`.69`, or `1.00`."""
-    return f"{probability:.2f}".removeprefix("0")
+    return f"{hundredths / 100:.2f}".removeprefix("0")

@@ -29,6 +29,11 @@ class TStaging:
         return {stage: share / _STEPS for stage, share in zip(T_STAGES, self.ten_thousandths, strict=True)}
 
     @property
+    def hundredths(self) -> dict[str, int]:
+        """Stage to percent for lines that have no room for more: rounded together, so that they sum to 100."""
+        return dict(zip(T_STAGES, rounded(tuple(self.probabilities.values()), 100), strict=True))
+
+    @property
     def top_probability(self) -> float:
         """Of the top stage."""
         return self.probabilities[self.top]
@@ -49,12 +54,12 @@ def staging_of(probabilities: Sequence[float], edition: str, uncertain_below: fl
     return TStaging(shares, top, uncertain, candidates, edition)
 
 
-def rounded(probabilities: Sequence[float]) -> tuple[int, ...]:
-    """Ten-thousandths that sum to exactly 10,000: rounded down, the rest given to the largest remainders."""
+def rounded(probabilities: Sequence[float], steps: int = _STEPS) -> tuple[int, ...]:
+    """Shares of so many steps that sum to exactly all: rounded down, the rest given to the largest remainders."""
     _check(probabilities)
-    exact = [p / math.fsum(probabilities) * _STEPS for p in probabilities]
+    exact = [p / math.fsum(probabilities) * steps for p in probabilities]
     floors = [math.floor(e) for e in exact]
-    missing = _STEPS - sum(floors)
+    missing = steps - sum(floors)
     by_remainder = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], i))
     return tuple(floor + (i in by_remainder[:missing]) for i, floor in enumerate(floors))
 

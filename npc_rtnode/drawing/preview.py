@@ -56,7 +56,6 @@ _FOOT: Final = 9.0
 _CELLS: Final = (5, 6, 7, 8, 9, 10)  # slices in a row of the first sheet, the fewest that show them all
 _CELLS_AFTER: Final = 5  # on the sheets after it
 _UNDER: Final = 4.2  # height of the words below a cell
-_CODES: Final = 3  # lines kept free for the codes of warnings that find no room
 _SMALL_MM: Final = 2.5  # an outline smaller than this on the sheet gets a frame round it
 
 
@@ -260,7 +259,9 @@ def _category(sheet: Sheet, page: PreviewPage, column: Frame) -> float:
         sheet.text(inner.left, y - 1.5, row, said, inner.width)
     for count, stage in enumerate(page.stages):
         _bar(sheet, page, stage, Frame(inner.left, y + 1 + 6 * count, inner.width, 4))
-    limit = f"Bars: the model's probability. Below {page.uncertain_below:.0%}, the line, a category is uncertain."
+    limit = (
+        f"Bars: the model's probability. Below {page.uncertain_below * 100:.4g}%, the line, a category is uncertain."
+    )
     sheet.paragraph(Frame(inner.left, y + 1 + 6 * len(page.stages), inner.width, 6), limit, Style(6.5, SOFT))
     return column.top + height + _GAP
 
@@ -275,7 +276,7 @@ def _bar(sheet: Sheet, page: PreviewPage, stage: tuple[str, float], frame: Frame
     colour = (CARE if page.uncertain else BLUE) if top else BAR
     sheet.box(Frame(bar.left, bar.top, bar.width * min(max(share, 0.0), 1.0), bar.height), colour)
     sheet.box(Frame(bar.left + bar.width * page.uncertain_below - 0.1, bar.top - 0.5, 0.25, bar.height + 1), INK)
-    sheet.text(frame.right, frame.bottom - 0.7, f"{share:.1%}", Style(8.5, INK, "right", bold=top))
+    sheet.text(frame.right, frame.bottom - 0.7, f"{share:.2%}", Style(8.5, INK, "right", bold=top))
 
 
 def _numbers(sheet: Sheet, page: PreviewPage, area: Frame) -> float:
@@ -304,15 +305,19 @@ def _warnings(sheet: Sheet, concerns: Sequence[str], room: Frame) -> None:
     style, y = Style(7.5, CARE if concerns else SOFT), room.top
     for count, words in enumerate(concerns or ("no warning",)):
         rows = sheet.lines(words, style, room.width, 3)
-        after = 0 if count >= len(concerns) - 1 else _CODES
+        after = len(sheet.lines(_codes(concerns[count + 1 :]), style, room.width, 99)) if concerns[count + 1 :] else 0
         if y + line_mm(style) * (len(rows) + after) + 1 > room.bottom:
-            rest = ", ".join(concern.split(":")[0] for concern in concerns[count:])
-            sheet.paragraph(Frame(room.left, y, room.width, room.bottom - y), f"also: {rest}", style)
+            sheet.paragraph(Frame(room.left, y, room.width, room.bottom - y), _codes(concerns[count:]), style)
             return
         for row in rows:
             y += line_mm(style)
             sheet.text(room.left, y - 0.5, row, style, room.width)
         y += 1
+
+
+def _codes(concerns: Sequence[str]) -> str:
+    """What is left of sentences that find no room."""
+    return "also: " + ", ".join(concern.split(":")[0] for concern in concerns)
 
 
 def _card(sheet: Sheet, frame: Frame, title: str) -> Frame:

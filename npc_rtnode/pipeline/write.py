@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from npc_rtnode.domain.gates import RELEASABLE, GateResult, Outcome, before_sending, may_send, may_show, warnings_of
+from npc_rtnode.domain.gates import (
+    RELEASABLE,
+    GateResult,
+    Outcome,
+    before_sending,
+    may_send,
+    may_show,
+    unsaid,
+    warnings_of,
+)
 from npc_rtnode.domain.geometry import Stack, stack_of
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
@@ -85,11 +94,18 @@ class Writer:
             self.pages.replace(job.lease, OTHER_ORDER, self.barrier.clock())
             return
         case = self._case(job, answer)
-        plan = self._plan(job, case)
-        objects = self.objects.write(case.stack, case.sources, case.prediction, plan)
-        gates = self.objects.judge(case.stack, case.sources, case.prediction, plan, objects)
+        objects, gates = self._judged(case, self._plan(job, case))
         stored = tuple((item, self.outbox.keep([item.encoded])) for item in objects)
         self.pages.commit_result(job.lease, self._result(case, stored, gates), self.barrier.clock())
+
+    def _judged(self, case: Case, plan: ObjectPlan) -> tuple[tuple[WrittenObject, ...], tuple[GateResult, ...]]:
+        """Objects and what the gates say of them. What only the finished objects show (POLYGON_VOLUME) may warn too:
+        then they are written once more, and say it."""
+        objects = self.objects.write(case.stack, case.sources, case.prediction, plan)
+        gates = self.objects.judge(case.stack, case.sources, case.prediction, plan, objects)
+        if late := unsaid(gates, plan.findings, case.prediction):
+            return self._judged(case, replace(plan, findings=(*plan.findings, *late)))
+        return objects, gates
 
     def _case(self, job: JobInHand, answer: Answer) -> Case:
         by_uid = {sop_uid: self.spool.path(sha256) for sop_uid, sha256 in job.series.inputs}

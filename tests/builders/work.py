@@ -24,7 +24,7 @@ from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.identifiers import input_digest, work_key
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer
-from npc_rtnode.domain.records import JobInHand, Lease, OpenSeries, ResultToCommit, WorkIdentity
+from npc_rtnode.domain.records import JobInHand, Lease, OpenSeries, ResultToCommit, SentBefore, WorkIdentity
 from npc_rtnode.domain.retry import COMPUTE
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.write import Letterhead, Writer
@@ -45,7 +45,7 @@ class Circumstances:
     order: int = 0  # seed of the order of arrival
     worker: str = "w1"
     bundle: str = "ab" * 32
-    supersedes: str = ""
+    supersedes: tuple[SentBefore, ...] = ()
 
 
 @dataclass

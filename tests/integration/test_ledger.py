@@ -26,6 +26,7 @@ from npc_rtnode.domain.records import (
     Choice,
     Closing,
     Finding,
+    JobInHand,
     ObjectKind,
     SendReceipt,
     StoreOutcome,
@@ -58,6 +59,18 @@ def send_all(ledger: Ledger, *destinations: str) -> None:
     for destination in destinations:
         while delivery := ledger.work.claim_delivery(destination, ledger.now, 60):
             ledger.work.sent(delivery.lease, SendReceipt(0, False, ledger.now))
+
+
+def written_again(ledger: Ledger, job: JobInHand) -> JobInHand:
+    """The job called off, asked for once more, and written with other bytes under the same UIDs, which pass."""
+    ledger.desk.abandon(ledger.study(), ledger.word())
+    ledger.desk.retry(ledger.study(), ledger.word())
+    ledger.predicted()
+    again = ledger.in_hand(JobState.PREDICTED, "write")
+    result = ledger.result(again)
+    others = tuple((item, digit * 64) for (item, _), digit in zip(result.objects, "78", strict=True))
+    ledger.work.commit_result(again.lease, replace(result, objects=others), ledger.now)
+    return again
 
 
 class TestSchema:
@@ -325,7 +338,7 @@ class TestIntake:
     def test_a_new_result_is_told_which_one_it_replaces(self, ledger: Ledger, sent: bool) -> None:
         """After late slices the job names the earlier result of the series, if that was ever sent to anybody."""
         first = ledger.written()
-        assert first.supersedes == ""
+        assert first.supersedes == ()
         if sent:
             send_all(ledger, "tps")
         ledger.receive("1.2.3.9")
@@ -336,14 +349,29 @@ class TestIntake:
         ledger.choose(replace(grown, state=SeriesState.COMPLETE))
         job = ledger.in_hand(JobState.QUEUED, "infer")
         assert job.work_key != first.work_key
-        assert job.supersedes == (first.work_key if sent else "")
+        named = [(one.kind, one.variant, one.work_key) for one in job.supersedes]
+        assert named == ([(ObjectKind.RTSTRUCT, "", first.work_key)] if sent else [])
+
+    def test_a_new_result_is_told_of_nothing_that_nobody_was_sent(self, ledger: Ledger) -> None:
+        """The report of the first result was sent and its structure set was not: it alone is named."""
+        first = ledger.written(owed=())
+        (series,) = ledger.desk.selected(ledger.study())
+        report = ledger.result(first).objects[1][0]
+        ledger.desk.release(ledger.study(), ledger.word())
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        ledger.work.commit_result(job.lease, ledger.result(job, owed=((report.sop_uid, "pacs"),)), ledger.now)
+        send_all(ledger, "pacs")
+        ledger.desk.order(series.series_id, ledger.order(series, bundle="c" * 64), ledger.word())
+        second = ledger.in_hand(JobState.QUEUED, "infer")
+        assert [(one.kind, one.sop_uid) for one in second.supersedes] == [(ObjectKind.SR, report.sop_uid)]
 
     def test_slices_after_delivery_make_a_held_result_that_names_what_it_replaces(self, ledger: Ledger) -> None:
         """The new revision's job knows the work key that was sent before, waits for a person, and goes out on their
         word alone."""
         first = ledger.written()
         send_all(ledger, "tps", "pacs")
-        assert first.supersedes == ""
+        assert first.supersedes == ()
         ledger.receive("1.2.3.9")
         ledger.end()
         ledger.later(QUIET_S + 1)
@@ -353,7 +381,7 @@ class TestIntake:
         ledger.choose(complete)
         ledger.predicted()
         second = ledger.in_hand(JobState.PREDICTED, "write")
-        assert second.supersedes == first.work_key != second.work_key
+        assert {one.work_key for one in second.supersedes} == {first.work_key} != {second.work_key}
         assert ledger.work.commit_result(second.lease, ledger.result(second), ledger.now) is JobState.HELD
         assert ledger.work.claim_delivery("tps", ledger.now, 60) is None
         assert "SUPERSEDES_DELIVERED" in ledger.desk.release(ledger.study(), ledger.word())[0]
@@ -554,6 +582,46 @@ class TestWork:
         assert again is not None
         assert again.sha256 == "1" * 64
         assert ledger.work.claim_delivery("pacs", ledger.now, 60) is None
+
+    def test_bytes_that_the_gates_held_are_not_sent_under_a_later_verdict(self, ledger: Ledger) -> None:
+        """Held for good, called off, tried again: what is sent is what passed then, not what was held before."""
+        never = Finding("WARNINGS_RTSTRUCT", "does not say DOUBT")
+        job = ledger.written(holds=(never,), owed=(), releasable=False)
+        again = written_again(ledger, job)
+        assert ledger.job_state() == "WRITTEN"
+        sent = [ledger.work.claim_delivery(to, ledger.now, 60) for to in ("tps", "pacs", "pacs")]
+        assert [one.sha256 for one in sent if one] == ["7" * 64, "7" * 64, "8" * 64]
+        assert again.work_key == job.work_key
+
+    def test_bytes_that_wait_for_a_word_are_not_sent_without_it(self, ledger: Ledger) -> None:
+        """Held, and a person might have released them; called off instead, and the next try passed with other bytes."""
+        job = ledger.written(holds=(Finding("VOLUME", "too large", 301.0, 300.0),))
+        written_again(ledger, job)
+        sent = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert sent is not None
+        assert sent.sha256 == "7" * 64
+
+    def test_bytes_that_somebody_may_have_stand(self, ledger: Ledger) -> None:
+        """One UID, one content: after a delivery was begun no later try changes what the UID stands for."""
+        job = ledger.written()
+        lease = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert lease is not None
+        ledger.work.failed(lease.lease, GiveUp("PEER_STALLED: no answer"), ledger.now)
+        send_all(ledger, "pacs")
+        written_again(ledger, job)
+        again = ledger.work.claim_delivery("tps", ledger.now, 60)
+        assert again is not None
+        assert again.sha256 == "1" * 64
+
+    def test_held_bytes_are_not_resent_after_a_try_that_failed(self, ledger: Ledger) -> None:
+        """Held for good, called off, tried again, and the try failed before its gates: nothing there may be sent."""
+        ledger.written(holds=(Finding("ROUND_TRIP_DICE", "no", 0.9, 0.9999),), owed=(), releasable=False)
+        ledger.desk.abandon(ledger.study(), ledger.word())
+        ledger.desk.retry(ledger.study(), ledger.word())
+        ledger.work.failed(ledger.in_hand(JobState.QUEUED, "infer").lease, GiveUp("UNEXPECTED"), ledger.now)
+        resending = Resending((("tps", (ObjectOrder(ObjectKind.RTSTRUCT),)),), lambda *_: "")
+        with pytest.raises(Forbidden, match="may be sent"):
+            ledger.desk.resend(ledger.study(), ledger.word(), resending)
 
     def test_resend_obeys_the_release_rule(self, ledger: Ledger) -> None:
         """A destination that may not have a synthetic result does not get it by a resend either."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from npc_rtnode.domain.records import WrittenObject
+from npc_rtnode.domain.profiles import ObjectOrder
+from npc_rtnode.domain.records import Finding, ObjectKind, WrittenObject
 from npc_rtnode.drawing.pixels import picture_of
 from tests.builders.previews import Previewed, preview
 from tests.integration.test_verify import altered
@@ -131,7 +132,27 @@ def test_anothers_page_is_held(made: Previewed, stranger: Previewed) -> None:
     page = picture_of(stranger.pdf)
     image = altered(made.image, lambda ds: pixels_as(ds, lambda _: page))
     assert made.holding(made.rtstruct, image, made.document) == {"SAME_PAGE_PREVIEW"}
-    assert made.holding(made.rtstruct, made.image, with_pdf(made, stranger.pdf)) == {"SAME_PAGE_PREVIEW"}
+    document = with_pdf(made, stranger.pdf)
+    assert made.holding(made.rtstruct, made.image, document) == {"SAME_PAGE_PREVIEW", "PATIENT_PDF"}
+    assert made.holding(made.rtstruct, image, document) == {"PATIENT_PDF"}
+
+
+def test_an_image_whose_words_nobody_could_read_is_held(made: Previewed, stranger: Previewed) -> None:
+    """Words burned into pixels are judged in the document: it is written with every image, and without it none goes."""
+    assert ObjectOrder(ObjectKind.PDF) in ObjectOrder(ObjectKind.PREVIEW).needs
+    page = picture_of(stranger.pdf)
+    image = altered(made.image, lambda ds: pixels_as(ds, lambda _: page))
+    alone = replace(made, plan=replace(made.plan, orders=made.plan.orders[:2]))
+    assert alone.holding(made.rtstruct, image) == {"SAME_PAGE_PREVIEW"}
+
+
+def test_a_page_without_a_warning_or_with_other_shares_is_held(made: Previewed, tmp_path: Path) -> None:
+    """What a gate warned of stands on the page and in the image's comments, and so does each probability."""
+    finding = Finding("DOUBT", "doubtful voxels: 0.6", 0.6, 0.5)
+    warned = replace(made, plan=replace(made.plan, findings=(finding,)))
+    assert {"WARNINGS_PDF", "WARNINGS_PREVIEW"} <= warned.holding()
+    other = preview(tmp_path, stages=(0.02, 0.10, 0.69, 0.19))
+    assert made.holding(made.rtstruct, made.image, with_pdf(made, other.pdf)) == {"SHARES_PDF", "SAME_PAGE_PREVIEW"}
 
 
 def test_a_page_that_says_something_else_is_held(made: Previewed, tmp_path: Path) -> None:
@@ -163,7 +184,7 @@ def test_bytes_that_are_no_pdf_cannot_be_judged_and_hold(made: Previewed, broken
 
 def test_a_missing_or_doubled_preview_is_held(made: Previewed) -> None:
     """What was ordered is there, once."""
-    assert made.holding(made.rtstruct, made.image) == {"OBJECTS"}
+    assert made.holding(made.rtstruct, made.image) == {"OBJECTS", "SAME_PAGE_PREVIEW"}
     assert "OBJECTS" in made.holding(made.rtstruct, made.image, made.document, made.document)
 
 
@@ -175,5 +196,6 @@ def test_every_gate_is_asked(made: Previewed) -> None:
         {name.removesuffix(end) for name in judged if name.endswith(end)} for end in ("_PREVIEW", "_PDF")
     )
     assert of_image - of_document == {"SAME_PAGE"}
+    assert of_document - of_image == {"PATIENT", "SHARES"}
     assert {gate for _, gate in (*EITHER.values(), *IMAGE.values())} - {"SAME_PAGE"} <= of_document
-    assert len(of_document) == 12
+    assert len(of_document) == 15

@@ -18,6 +18,7 @@ from npc_rtnode.adapters.dicom.identity import raw_bytes
 from npc_rtnode.adapters.dicom.rtstruct import decimal_strings, write_rtstruct
 from npc_rtnode.adapters.dicom.verify import decimal_values, structure_facts
 from npc_rtnode.domain.rasterising import dice
+from npc_rtnode.domain.records import ObjectKind, SentBefore
 from npc_rtnode.errors import GeometryRefused, InputFault, OutputFault
 from tests.builders.mr_series import make_series
 from tests.builders.outputs import GEOMETRIES, SHAPES, ball, plan_of, prediction_of, ragged, stack_for, tube
@@ -103,7 +104,8 @@ def test_a_later_structure_set_names_the_one_that_was_sent_before(tmp_path: Path
     files, stack = make_series(tmp_path), stack_for()
     mask = ball(stack.grid.shape)
     first = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of())
-    later = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of(work_key="e" * 64, supersedes="f" * 64))
+    sent = SentBefore(ObjectKind.RTSTRUCT, "", "f" * 64, first.sop_uid)
+    later = write_rtstruct(stack, files, mask, prediction_of(mask), plan_of(work_key="e" * 64, supersedes=(sent,)))
     (named,) = pydicom.dcmread(BytesIO(later.encoded)).PredecessorStructureSetSequence
     assert (named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID) == (first.sop_class_uid, first.sop_uid)
     assert "PredecessorStructureSetSequence" not in pydicom.dcmread(BytesIO(first.encoded))

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from model.phantom import make_case, small_profile, write_dicom_series
+from npc_rtnode.domain import gates
 from npc_rtnode.domain.identifiers import derived_uid
+from npc_rtnode.domain.records import ObjectKind, SentBefore
 from tests.builders.mr_series import make_series
 from tests.builders.work import ORDERED_AT, Circumstances, real_answer, written
 
@@ -56,6 +59,16 @@ def test_two_processes_write_the_same(files: list[Path], first: dict[str, bytes]
     assert others == [first, first]
 
 
+def test_the_machines_zone_language_and_threads_do_not_matter(
+    files: list[Path], first: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine on the other side of the world, with another language, another decimal mark and more threads."""
+    for name, value in {"TZ": "Pacific/Apia", "LC_ALL": "de_DE.UTF-8", "OMP_NUM_THREADS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(written, files, Circumstances(tmp_path)).result() == first
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_bundles_child_says_the_same(tmp_path: Path) -> None:
@@ -76,21 +89,64 @@ def test_late_slices_make_other_objects(files: list[Path], first: dict[str, byte
     assert not uids(first) & uids(written(files[:-1], Circumstances(tmp_path)))
 
 
+def sent_before(*objects: tuple[str, str, str]) -> tuple[SentBefore, ...]:
+    """Objects (kind, variant, work key) of earlier results, under the UIDs that those gave them."""
+    found = []
+    for kind, variant, key in objects:
+        name = f"{kind}/{variant}" if variant else kind
+        found.append(SentBefore(ObjectKind(kind), variant, key, derived_uid(key, name)))
+    return tuple(found)
+
+
+def named(report: Dataset) -> list[tuple[str, str]]:
+    """Series and instance of each predecessor document (PS3.3 C.17.2)."""
+    return [
+        (str(series.SeriesInstanceUID), str(document.ReferencedSOPInstanceUID))
+        for study in report.get("PredecessorDocumentsSequence", [])
+        for series in study.ReferencedSeriesSequence
+        for document in series.ReferencedSOPSequence
+    ]
+
+
 def test_a_later_result_names_the_one_it_replaces(files: list[Path], first: dict[str, bytes], tmp_path: Path) -> None:
-    """The structure set in words, the report as its predecessor document (PS3.3 C.17.2); a first result names none."""
-    later = written(files, Circumstances(tmp_path, bundle="cd" * 32, supersedes="9" * 64))
+    """The structure set as predecessor and in words, the report as predecessor document; a first result names none."""
+    before = sent_before(("RTSTRUCT", "", "9" * 64), ("SR", "", "9" * 64))
+    later = written(files, Circumstances(tmp_path, bundle="cd" * 32, supersedes=before))
     structure, report = (dcmread(BytesIO(later[kind])) for kind in ("RTSTRUCT", "SR"))
-    replaced = derived_uid("9" * 64, "RTSTRUCT")
-    assert f"Supersedes structure set {replaced}" in structure.StructureSetDescription
-    (study,) = report.PredecessorDocumentsSequence
-    assert study.StudyInstanceUID == report.StudyInstanceUID
-    (series,) = study.ReferencedSeriesSequence
-    assert series.SeriesInstanceUID == derived_uid("9" * 64, "series-SR")
-    (document,) = series.ReferencedSOPSequence
-    assert document.ReferencedSOPInstanceUID == derived_uid("9" * 64, "SR")
-    assert document.ReferencedSOPClassUID == report.SOPClassUID
-    assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(first["SR"]))
+    assert f"Supersedes structure set {derived_uid('9' * 64, 'RTSTRUCT')}" in structure.StructureSetDescription
+    assert named(report) == [(derived_uid("9" * 64, "series-SR"), derived_uid("9" * 64, "SR"))]
+    assert report.PredecessorDocumentsSequence[0].StudyInstanceUID == report.StudyInstanceUID
+    assert named(dcmread(BytesIO(first["SR"]))) == []
     assert "Supersedes" not in dcmread(BytesIO(first["RTSTRUCT"])).StructureSetDescription
+
+
+def test_nothing_is_named_that_nobody_was_sent(files: list[Path], tmp_path: Path) -> None:
+    """Only a structure set in another form was sent, and by an older result a plain one; of reports none: the older
+    plain one is what the plain one replaces, and no report is named."""
+    before = sent_before(("RTSTRUCT", "0123456789ab", "9" * 64), ("RTSTRUCT", "", "8" * 64))
+    later = written(files, Circumstances(tmp_path / "own", bundle="cd" * 32, supersedes=before))
+    structure, report = (dcmread(BytesIO(later[kind])) for kind in ("RTSTRUCT", "SR"))
+    (item,) = structure.PredecessorStructureSetSequence
+    assert item.ReferencedSOPInstanceUID == derived_uid("8" * 64, "RTSTRUCT")
+    assert named(report) == []
+    said = report.to_json()
+    assert f"Supersedes structure set {derived_uid('8' * 64, 'RTSTRUCT')}" in said
+    assert derived_uid("9" * 64, "RTSTRUCT") not in said
+    later = written(files, Circumstances(tmp_path / "other", bundle="cd" * 32, supersedes=before[:1]))
+    (item,) = dcmread(BytesIO(later["RTSTRUCT"])).PredecessorStructureSetSequence
+    assert item.ReferencedSOPInstanceUID == derived_uid("9" * 64, "RTSTRUCT/0123456789ab")
+
+
+def test_a_warning_that_only_the_finished_objects_show_is_said(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The polygons' volume is known when the structure set is there: it and the report are written once more and say
+    so, under the same UIDs; the gates hold objects that are silent about a warning."""
+    monkeypatch.setattr(gates, "POLYGON_MOST", -1.0)
+    warned = written(files, Circumstances(tmp_path))
+    structure = dcmread(BytesIO(warned["RTSTRUCT"]))
+    assert "WARNINGS: POLYGON_VOLUME" in structure.StructureSetDescription
+    assert "POLYGON_VOLUME" in dcmread(BytesIO(warned["SR"])).to_json()
 
 
 def uids(objects: dict[str, bytes]) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from npc_rtnode.domain.contouring import contours_of
 from npc_rtnode.domain.gates import (
+    DESCRIPTIONS,
     RELEASABLE,
     ContourFacts,
     Expected,
@@ -75,8 +76,13 @@ def good_structure() -> StructureFacts:
         longest_ds=8,
         identity=IDENTITY,
         optional=OPTIONAL,
-        labels={"StructureSetName": SYNTHETIC_NOTICE},
+        labels=labels(expected()),
     )
+
+
+def labels(want: Expected) -> dict[str, str]:
+    """What the structure set says of itself."""
+    return {"StructureSetName": SYNTHETIC_NOTICE, **dict.fromkeys(DESCRIPTIONS, want.content.description)}
 
 
 def good_report(want: Expected | None = None) -> ReportFacts:
@@ -116,7 +122,7 @@ def test_objects_without_fault_pass_every_gate() -> None:
         good_report(), good_structure(), expected(instance=REPORT)
     )
     assert {result.outcome for result in results} == {Outcome.PASS}
-    assert len({result.name for result in results}) == len(results) == 36
+    assert len({result.name for result in results}) == len(results) == 39
 
 
 @pytest.mark.parametrize(
@@ -144,6 +150,9 @@ def test_objects_without_fault_pass_every_gate() -> None:
         (lambda f: replace(f, images=f.images[1:]), "REFERENCES"),
         (lambda f: replace(f, study_uid="2.25.9"), "REFERENCES"),
         (lambda f: replace(f, labels={"StructureSetName": "AI"}), "NOTICE_RTSTRUCT"),
+        (lambda f: replace(f, labels=labels(expected((0.9, 0.05, 0.03, 0.02)))), "STATEMENT_RTSTRUCT"),
+        (lambda f: replace(f, labels=labels(expected()) | {"ROIDescription": "AI draft"}), "STATEMENT_RTSTRUCT"),
+        (lambda f: replace(f, predecessors=("2.25.9",)), "PREDECESSOR_RTSTRUCT"),
         (lambda f: replace(f, roi_volume_cc=f.roi_volume_cc + 0.01), "ROI_VOLUME"),
         (lambda f: replace(f, roi_volume_cc=float("nan")), "ROI_VOLUME"),
         (lambda f: replace(f, contours=f.contours[1:]), "ROUND_TRIP_DICE"),
@@ -281,8 +290,7 @@ def test_what_was_warned_of_must_be_said() -> None:
     want = replace(expected(), content=content)
     assert {"WARNINGS_RTSTRUCT"} == holding(judge_structure(good_structure(), want))
     assert {"WARNINGS_SR"} == holding(judge_report(good_report(), good_structure(), replace(want, instance=REPORT)))
-    labels = {"StructureSetName": SYNTHETIC_NOTICE, "StructureSetDescription": content.description}
-    assert not holding(judge_structure(replace(good_structure(), labels=labels), want))
+    assert not holding(judge_structure(replace(good_structure(), labels=labels(want)), want))
     texts = (*good_report().texts, *content.sentences)
     assert not holding(
         judge_report(replace(good_report(), texts=texts), good_structure(), replace(want, instance=REPORT))

@@ -85,6 +85,14 @@ def test_a_report_measures_the_structure_set_that_goes_with_it() -> None:
     assert orders_for([alone], "GTVp^AI") == (ObjectOrder(RTSTRUCT), ObjectOrder(SR))
 
 
+def test_with_an_image_of_the_page_its_document_is_written_and_owed_to_nobody() -> None:
+    """The words of an image are judged in the document of the same form."""
+    alone = destination("pacs", objects=(ObjectKind.PREVIEW,))
+    kinds = [order.kind for order in orders_for([alone], "GTVp^AI")]
+    assert kinds == [RTSTRUCT, ObjectKind.PREVIEW, ObjectKind.PDF]
+    assert [order.kind for order in orders_of(alone, "GTVp^AI")] == [ObjectKind.PREVIEW]
+
+
 def test_the_report_names_the_segmentation_where_both_are_owed() -> None:
     """TID 1411 for who gets the SEG, TID 1501 for who does not, and every object names only earlier ones."""
     with_seg, without = destination("a", objects=("SR", "SEG", "RTSTRUCT")), destination("b", objects=("SR",))

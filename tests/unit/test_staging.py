@@ -87,3 +87,13 @@ def test_the_edition_has_a_code_only_where_one_is_known() -> None:
     assert edition_code("AJCC Version 9 (T as in the 8th edition)") is AJCC_9
     assert edition_code("UICC 9th edition") is AJCC_9
     assert edition_code("AJCC 12th") is None
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.335, 0.335, 0.33, 0.0), (0.145, 0.285, 0.285, 0.285), (0.005, 0.005, 0.005, 0.985), (0.25,) * 4]
+)
+def test_percents_sum_to_a_hundred(shares: tuple[float, ...]) -> None:
+    """Also in a line that has no room for four decimals, where each rounded by itself would give 99 or 101."""
+    said = staging_of(shares, "8th", 0.6)
+    assert sum(said.hundredths.values()) == 100
+    assert all(abs(said.hundredths[stage] / 100 - share) < 0.01 for stage, share in said.probabilities.items())

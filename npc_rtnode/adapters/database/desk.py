@@ -135,7 +135,8 @@ class Desk:
             jobs = [job for job in _newest_jobs(rows) if job.objects]
             if held := [job for job in jobs if job.state == JobState.HELD]:
                 raise Forbidden(f"job {held[0].id} is HELD: {'; '.join(held[0].reasons)}")
-            done = [line for job in jobs if job.state in RESENDABLE for line in _resend(session, job, word, resending)]
+            cleared = [job for job in jobs if job.state in RESENDABLE and _judged(job)]
+            done = [line for job in cleared for line in _resend(session, job, word, resending)]
             if not done and any(row.jobs for row in rows):
                 raise Forbidden(_nothing(rows, "may be sent"))
             return _told(session, done, word, "no stored object there")
@@ -314,6 +315,11 @@ def _retry_job(session: Session, job: JobRow, word: Word) -> str:
     for delivery in failed:
         owe(session, delivery.object, delivery.destination, word.note)
     return f"job {job.id}: {len(failed)} deliveries are tried again"
+
+
+def _judged(job: JobRow) -> bool:
+    """Whether the gates judged its latest try: one that failed before that may lie over objects that they had held."""
+    return "synthetic" in job.results
 
 
 def _resend(session: Session, job: JobRow, word: Word, resending: Resending) -> list[str]:

@@ -205,7 +205,11 @@ def queue_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime)
 
 
 def requeue(session: Session, job: JobRow, note: Note) -> None:
-    """Begin a job anew; its work key, UIDs and dates stay what they were."""
+    """Begin a job anew; its work key, UIDs and dates stay what they were.
+
+    What an earlier try came to is no longer said of it: until the gates have judged again nothing of it may be sent.
+    """
+    job.results = {}
     job.reasons, job.releasable, job.attempts, job.crashes, job.last_error = [], True, 0, 0, None
     job.due_at = job.first_due_at = note.at
     move(session, job, Event.RETRIED, note)

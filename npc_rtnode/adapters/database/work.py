@@ -28,6 +28,7 @@ from npc_rtnode.domain.records import (
     ObjectKind,
     ResultToCommit,
     SendReceipt,
+    SentBefore,
     WrittenObject,
 )
 from npc_rtnode.domain.retention import Place
@@ -267,16 +268,17 @@ def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
     )
 
 
-def _superseded(session: Session, row: JobRow) -> str:
-    """The work key of the newest earlier result of this series, of whichever revision, that somebody was sent."""
+def _superseded(session: Session, row: JobRow) -> tuple[SentBefore, ...]:
+    """What somebody was sent of the earlier results of this series, of whichever revision, the newest first."""
     sent = (
-        select(JobRow.work_key)
+        select(ObjectRow.kind, ObjectRow.variant, JobRow.work_key, ObjectRow.sop_uid)
+        .join(JobRow, JobRow.id == ObjectRow.job_id)
         .join(SeriesRow)
-        .join(ObjectRow)
-        .join(DeliveryRow)
-        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id, DeliveryRow.sent_at.is_not(None))
+        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id)
+        .where(ObjectRow.deliveries.any(DeliveryRow.sent_at.is_not(None)))
+        .order_by(JobRow.id.desc(), ObjectRow.id)
     )
-    return session.scalar(sent.order_by(JobRow.id.desc()).limit(1)) or ""
+    return tuple(SentBefore(ObjectKind(kind), *others) for kind, *others in session.execute(sent))
 
 
 def _no_longer_wanted(row: JobRow) -> str | None:
@@ -335,15 +337,24 @@ def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
 def _store_result(session: Session, row: JobRow, result: ResultToCommit, now: datetime) -> None:
     row.results = {**row.results, **result.results}
     row.releasable = result.releasable
-    first = {
-        item.sop_uid: item for item in row.objects
-    }  # committed by an earlier attempt: those bytes stand (ADR 0003)
+    first = {item.sop_uid: item for item in row.objects}  # committed by an earlier attempt
     for item, sha256 in result.objects:
         stored = first.get(item.sop_uid) or _new_object(session, row, item, sha256, now)
+        if stored.sha256 != sha256 and not _is_out(session, stored):
+            stored.sha256, stored.size, stored.created_at = sha256, len(item.encoded), now
         bring_back(session, Place.OUTBOX, sha256, now)
         for sop_uid, destination in result.owed:
             if sop_uid == item.sop_uid:
                 owe(session, stored, destination, Note(now))
+
+
+def _is_out(session: Session, item: ObjectRow) -> bool:
+    """Whether anybody may have an object: then its first bytes stand (ADR 0003). Until then those stand that the gates
+    judged last: an earlier try's, which they held, would travel under a later try's verdict."""
+    begun = select(AttemptRow.id).where(
+        AttemptRow.subject == "delivery", AttemptRow.subject_id.in_([row.id for row in item.deliveries])
+    )
+    return session.scalar(begun.limit(1)) is not None
 
 
 def _new_object(session: Session, row: JobRow, item: WrittenObject, sha256: str, now: datetime) -> ObjectRow:

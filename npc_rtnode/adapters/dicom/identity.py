@@ -130,14 +130,15 @@ def read_raw(file: Path, also: Sequence[str] = ()) -> Dataset:
         raise Unreadable(f"{file.name[:16]}: {type(error).__name__}") from error
 
 
-def name_predecessor(ds: Dataset, plan: ObjectPlan, kind: str) -> None:
+def name_predecessor(ds: Dataset, plan: ObjectPlan, order: ObjectOrder) -> None:
     """PredecessorDocumentsSequence (PS3.3 C.17.2): the report of the same series that this one takes the place of."""
-    replaced, series = plan.superseded_uid(kind), plan.superseded_uid(f"series-{kind}")
-    if replaced is None or series is None:
+    replaced = plan.predecessor(order.kind, order.variant)
+    if replaced is None:
         return
     document, listed, study = Dataset(), Dataset(), Dataset()
-    document.ReferencedSOPClassUID, document.ReferencedSOPInstanceUID = ds.SOPClassUID, replaced
-    listed.SeriesInstanceUID, listed.ReferencedSOPSequence = series, [document]
+    document.ReferencedSOPClassUID, document.ReferencedSOPInstanceUID = ds.SOPClassUID, replaced.sop_uid
+    listed.SeriesInstanceUID = derived_uid(replaced.work_key, f"series-{replaced.name}")
+    listed.ReferencedSOPSequence = [document]
     study.StudyInstanceUID, study.ReferencedSeriesSequence = ds.StudyInstanceUID, [listed]
     ds.PredecessorDocumentsSequence = [study]
 

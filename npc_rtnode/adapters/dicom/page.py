@@ -59,7 +59,7 @@ def page_of(
 ) -> PreviewPage:
     """The page of one result; `sources` in the order of the stack's slices. Outlines are read from the RTSTRUCT."""
     facts = structure_facts(rtstruct)
-    rings, content = placed(facts, stack), report_of(mask, stack.grid, prediction, plan)
+    rings, content = placed(facts, stack), report_of(mask, stack.grid, prediction, plan, rtstruct.variant)
     patient = read_elements(sources[0], ("SpecificCharacterSet", "PatientName", *_SHOWN))
     return PreviewPage(
         title=content.title,
@@ -166,7 +166,8 @@ def _small_print(plan: ObjectPlan, content: ReportContent) -> tuple[str, ...]:
     return (
         f"Model {plain(bundle.name, 64)} {plain(bundle.version, 32)}, SHA-256 {bundle.sha256[:16]}. "
         f"Written {at} by {plain(plan.software_version, 64)}, {plain(plan.site, 64)}. "
-        f"Result revision {plan.result_revision}.",
+        + ". ".join([f"Result revision {plan.result_revision}", *content.replaced])
+        + ".",
         f"{plain(content.staging.edition, 100)}. Proposed from one MR series, without clinical examination or "
         "endoscopy. Contours lie in the frame of reference of this MR; places are those of each slice's middle in it.",
         f"Indication: {content.indication or 'not stated'}.",

@@ -32,6 +32,7 @@ from npc_rtnode.domain.report import IMAGING_ONLY, ObjectPlan, ReportContent, pl
 from npc_rtnode.drawing.pixels import picture_of
 from npc_rtnode.drawing.preview import preview_pdf
 
+_LONG_TEXT: Final = 10240  # LT, PS3.5 6.2
 BODY_PART: Final = "HEADNECK"  # PS3.16 annex L; with it no Laterality is asked for (PS3.3 C.7.3.1)
 
 
@@ -102,8 +103,9 @@ def _described(order: ObjectOrder, images: SourceImages, content: ReportContent,
 
 def _said(content: ReportContent) -> str:
     """ImageComments (LT): what the page says before all, for whoever lists images without looking at them."""
-    said = [*content.notices, content.stage_line, content.volume_said, content.not_checked, IMAGING_ONLY]
-    return plain(". ".join(said), 1024)
+    warned = [content.warnings_line] if content.findings else []
+    said = [*content.notices, content.stage_line, content.edition_line, content.volume_said, *warned]
+    return plain(". ".join([*said, content.not_checked, IMAGING_ONLY]), _LONG_TEXT)
 
 
 def _instances(images: SourceImages) -> list[Dataset]:

@@ -97,7 +97,7 @@ def document(case: Reported, tree: Dataset, build: type[ComprehensiveSR] | type[
 
 def filed(case: Reported, ds: Dataset) -> WrittenObject:
     """The document as the pipeline keeps it, naming the report that it takes the place of."""
-    name_predecessor(ds, case.plan, case.order.name)
+    name_predecessor(ds, case.plan, case.order)
     return finished(ds, case.order, ExplicitVRLittleEndian)
 
 

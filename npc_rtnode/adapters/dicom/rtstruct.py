@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -64,12 +63,11 @@ def write_rtstruct(
     _check_mask(mask, stack)
     seen = _probabilities(prediction, mask, plan)
     order, images = ObjectOrder(ObjectKind.RTSTRUCT, form), read_sources(stack, sources)
-    replaced = plan.superseded_uid(order.name)
-    content = replace(report_of(mask, stack.grid, prediction, plan), supersedes=replaced)
+    content = report_of(mask, stack.grid, prediction, plan, order.variant)
     ds = _scaffold(images, mask, content, plan)
     stamp(ds, plan, order)
     _describe_object(ds, images, content, plan)
-    _name_predecessor(ds, replaced)
+    _name_predecessor(ds, content.supersedes)
     _describe_roi(ds.StructureSetROISequence[0], content, plan, form)
     _replace_contours(ds.ROIContourSequence[0], contours_of(mask, stack, seen), images, form.decimals)
     _list_instances(ds, images)
@@ -144,7 +142,7 @@ def _describe_object(ds: Dataset, images: SourceImages, content: ReportContent, 
 
 
 def _name_predecessor(ds: Dataset, replaced: str | None) -> None:
-    """PredecessorStructureSetSequence (PS3.3 C.8.8.5): the set of the same series and form that was sent before."""
+    """PredecessorStructureSetSequence (PS3.3 C.8.8.5): the set of the same series that was sent before."""
     if replaced:
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = ds.SOPClassUID, replaced

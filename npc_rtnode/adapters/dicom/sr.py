@@ -55,7 +55,7 @@ def write_sr(
     from highdicom.sr import ComprehensiveSR
 
     order, images = ObjectOrder(ObjectKind.SR, form), read_sources(stack, sources)
-    content = report_of(mask, stack.grid, prediction, plan)
+    content = report_of(mask, stack.grid, prediction, plan, rtstruct.variant)
     case = Reported(order, images, content, plan, key_slice(mask), rtstruct)
     tree = _tree(case, _library_entry(case, stack.grid.spacing_mm[0]))
     name_frame(case, tree)

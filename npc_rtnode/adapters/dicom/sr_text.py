@@ -59,7 +59,8 @@ def write_text_sr(
     """SR_ENHANCED or SR_TEXT, as ordered, Explicit VR Little Endian; `sources` in the order of the stack's slices."""
     from highdicom.sr import EnhancedSR
 
-    images, content = read_sources(stack, sources), report_of(mask, stack.grid, prediction, plan)
+    images = read_sources(stack, sources)
+    content = report_of(mask, stack.grid, prediction, plan, rtstruct.variant)
     case = Reported(order, images, content, plan, key_slice(mask), rtstruct)
     tree = _tree(case, _as_number if order.kind is ObjectKind.SR_ENHANCED else _as_text)
     name_frame(case, tree)

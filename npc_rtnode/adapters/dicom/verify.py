@@ -6,6 +6,7 @@ Nothing of rt-utils, highdicom or our own writers is used here: a reader that sh
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -20,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
+from npc_rtnode.adapters.dicom.elements import read_elements, value_of
 from npc_rtnode.adapters.dicom.identity import IF_PRESENT, raw_bytes, raw_identity, read_once
 from npc_rtnode.adapters.dicom.kinds import KINDS
 from npc_rtnode.domain import vocabulary
@@ -43,6 +45,7 @@ from npc_rtnode.domain.gates import (
     plane_corners,
 )
 from npc_rtnode.domain.geometry import Array, Stack
+from npc_rtnode.domain.outcomes import GATE_FAULTS, answered
 from npc_rtnode.domain.prediction import Prediction
 from npc_rtnode.domain.profiles import ObjectOrder, segmented
 from npc_rtnode.domain.records import ImageReference, ObjectKind, SliceHeader, WrittenObject
@@ -51,20 +54,16 @@ from npc_rtnode.domain.vocabulary import Code
 from npc_rtnode.drawing.pixels import picture_of, text_of
 from npc_rtnode.errors import NodeError, OutputFault
 
-# What a broken object can make a reader do; anything else is our own mistake and the pipeline's barrier's business.
+# What a broken object can make a reader do, and a gate that reads it: no answer, so it holds.
 READING_FAULTS: Final = (
+    *GATE_FAULTS,
     InvalidDicomError,
     BytesLengthException,
     NodeError,
-    AttributeError,
     EOFError,
-    LookupError,
-    NotImplementedError,
     OSError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
     struct.error,
+    zlib.error,
 )
 _PLACE: Final = (
     "ImagePositionPatient",
@@ -90,10 +89,12 @@ def verify(
     try:
         content = report_of(mask, stack.grid, prediction, plan)
         common = _expected(stack, mask, content, read_once(sources, _PLACE))
+        common = replace(common, patient=tuple(_spelled(sources[0])))
     except READING_FAULTS as error:
         return (gate_error("the source", error),)
     found = {(item.kind, item.variant): item for item in objects}
-    results = [judge_orders([(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects])]
+    wanted, there = [(o.kind, o.variant) for o in plan.orders], [(w.kind, w.variant) for w in objects]
+    results = [*answered("OBJECTS", lambda: (judge_orders(wanted, there),))]
     for order in plan.orders:
         if (order.kind, order.variant) in found:
             results += _judged(order, found, _planned(common, order, plan))
@@ -169,10 +170,27 @@ def _planned(common: Expected, order: ObjectOrder, plan: ObjectPlan) -> Expected
     named = order.form.segmentation or (order.kind is ObjectKind.RTSTRUCT and segmented(plan.orders))
     segments = ((plan.object_uid(ObjectOrder(ObjectKind.SEG)), 1),) if named else ()
     tracking = plan.uid(f"tracking-{TRACKED}") if order.kind in _TRACKING else ""
-    roi_name = plan.roi_name(order.form)
-    return replace(common, instance=instance, roi_name=roi_name, segments=segments, tracking_uid=tracking)
+    replaced = plan.predecessor(order.kind, order.variant)
+    return replace(
+        common,
+        instance=instance,
+        roi_name=plan.roi_name(order.form),
+        segments=segments,
+        tracking_uid=tracking,
+        predecessor=replaced.sop_uid if replaced else "",
+    )
 
 
+def _spelled(image: Path) -> Iterator[str]:
+    """The patient's number and name as the images declare them, where every reader spells them alike: in ASCII."""
+    ds = read_elements(image, ("SpecificCharacterSet", *_SHOWN))
+    for keyword in _SHOWN:
+        said = str(value_of(ds, keyword) or "")
+        if said.isascii() and said.isprintable():
+            yield said
+
+
+_SHOWN: Final = ("PatientName", "PatientID")
 _TRACKING: Final = frozenset({ObjectKind.SEG, ObjectKind.SR})
 
 
@@ -273,8 +291,12 @@ def structure_facts(written: WrittenObject) -> StructureFacts:
         longest_ds=max((len(text) for text in decimal_values(ds)), default=0),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
-        labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID},
+        labels={keyword: str(ds.get(keyword, "")) for keyword in _SAID}
+        | {"ROIDescription": str(roi.get("ROIDescription", ""))},
         defined_by=tuple(_segment(item) for item in roi.get("DefinitionSourceSequence", [])),
+        predecessors=tuple(
+            str(item.ReferencedSOPInstanceUID) for item in ds.get("PredecessorStructureSetSequence", [])
+        ),
     )
 
 
@@ -345,12 +367,13 @@ def report_facts(written: WrittenObject) -> ReportFacts:
         category=str(stated[0].ConceptCodeSequence[0].CodeValue) if stated else None,
         texts=tuple(str(item.TextValue) for item in items if item.ValueType == "TEXT"),
         measured_from=_measured_from(volume),
-        evidence=tuple(_evidence(ds)),
+        evidence=tuple(_named_in(ds.CurrentRequestedProcedureEvidenceSequence)),
         images=tuple(ref for named in shown if "ReferencedSegmentNumber" not in named for ref in _references(named)),
         identity=raw_identity(ds),
         optional=_raw_optional(ds),
         segments=tuple(_segment(named) for named in shown if "ReferencedSegmentNumber" in named),
         tracking_uids=tuple(str(item.UID) for item in items if _is(item, vocabulary.TRACKING_UID, "UIDREF")),
+        predecessors=tuple(_named_in(ds.get("PredecessorDocumentsSequence", []))),
     )
 
 
@@ -407,8 +430,9 @@ def _measured_from(volume: Dataset) -> str:
     return str(source.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
 
 
-def _evidence(ds: Dataset) -> Iterator[str]:
-    for study in ds.CurrentRequestedProcedureEvidenceSequence:
+def _named_in(studies: Iterable[Dataset]) -> Iterator[str]:
+    """The instances of a Hierarchical SOP Instance Reference (PS3.3 C.17.2.1)."""
+    for study in studies:
         for series in study.ReferencedSeriesSequence:
             yield from (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
 
