@@ -200,7 +200,7 @@ def test_the_page_says_what_the_report_says(tmp_path: Path) -> None:
     (text,) = pages(made)
     volume_cc = int(made.prediction.mask.sum()) * made.stack.grid.voxel_cc
     for said in (
-        *(SYNTHETIC_NOTICE, PHANTOM_NOTICE, "AI DRAFT - UNVERIFIED", "cT3", "2.0% T2 11.0% T3 69.0% T4 18.0%"),
+        *(SYNTHETIC_NOTICE, PHANTOM_NOTICE, "AI DRAFT - UNVERIFIED", "cT3", "2.00% T2 11.00% T3 69.00% T4 18.00%"),
         *(f"Volume {volume_cc:.1f} cm3", "Extent R-L x A-P x H-F 31 x 26 x 36 mm", "Centroid slice 11 of 20"),
         *("SPACING_LIMIT: 9 mm is outside 3-7 mm", "NOT checked: histology", "UICC/AJCC 8th edition"),
         *("unit-test bundle 1.2.3", "abababababababab", "2026-01-02 11:04:05 +0800", "Test site", "PHANTOM-1"),
