@@ -24,7 +24,7 @@ from npc_rtnode.adapters.dicom.sender import DicomSender
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.domain.geometry import stack_of
-from npc_rtnode.domain.profiles import orders_for
+from npc_rtnode.domain.profiles import orders_for, orders_of
 from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.report import PHANTOM_NOTICE, SYNTHETIC_NOTICE
 from npc_rtnode.drawing import preview as drawing
@@ -368,10 +368,13 @@ def test_a_destination_gets_them_in_the_encoding_that_it_wants(
 
 
 def test_each_destination_says_whether_it_wants_them() -> None:
-    """`destinations.objects` switches them on and off, one by one; a planning system's profile takes neither."""
+    """`destinations.objects` switches them on and off, one by one; a planning system's profile takes neither. With an
+    image the document is written, which its words are judged in, and owed to nobody who did not ask for it."""
     usual = {"name": "pacs", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
     for kinds in (("PREVIEW",), ("PDF",), ("RTSTRUCT", "PDF", "PREVIEW"), ("RTSTRUCT",)):
-        orders = orders_for([Destination(**usual, objects=kinds)], "GTVp^AI")
-        assert {order.kind for order in orders} == {ObjectKind.RTSTRUCT, *map(ObjectKind, kinds)}
+        wanted, written = set(map(ObjectKind, kinds)), orders_for([Destination(**usual, objects=kinds)], "GTVp^AI")
+        judged = {ObjectKind.PDF} if ObjectKind.PREVIEW in wanted else set()
+        assert {order.kind for order in written} == {ObjectKind.RTSTRUCT, *wanted, *judged}
+        assert {o.kind for o in orders_of(Destination(**usual, objects=kinds), "GTVp^AI")} == wanted
     with pytest.raises(ValueError, match="not known to take PREVIEW"):
         Destination(**usual, objects=("RTSTRUCT", "PREVIEW"), profile="eclipse")
