@@ -24,7 +24,7 @@ from npc_rtnode.adapters.dicom.sender import DicomSender
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.domain.geometry import stack_of
-from npc_rtnode.domain.profiles import orders_for
+from npc_rtnode.domain.profiles import orders_for, orders_of
 from npc_rtnode.domain.records import Finding, ObjectKind
 from npc_rtnode.domain.report import PHANTOM_NOTICE, SYNTHETIC_NOTICE
 from npc_rtnode.drawing import preview as drawing
@@ -200,7 +200,7 @@ def test_the_page_says_what_the_report_says(tmp_path: Path) -> None:
     (text,) = pages(made)
     volume_cc = int(made.prediction.mask.sum()) * made.stack.grid.voxel_cc
     for said in (
-        *(SYNTHETIC_NOTICE, PHANTOM_NOTICE, "AI DRAFT - UNVERIFIED", "cT3", "2.0% T2 11.0% T3 69.0% T4 18.0%"),
+        *(SYNTHETIC_NOTICE, PHANTOM_NOTICE, "AI DRAFT - UNVERIFIED", "cT3", "2.00% T2 11.00% T3 69.00% T4 18.00%"),
         *(f"Volume {volume_cc:.1f} cm3", "Extent R-L x A-P x H-F 31 x 26 x 36 mm", "Centroid slice 11 of 20"),
         *("SPACING_LIMIT: 9 mm is outside 3-7 mm", "NOT checked: histology", "UICC/AJCC 8th edition"),
         *("unit-test bundle 1.2.3", "abababababababab", "2026-01-02 11:04:05 +0800", "Test site", "PHANTOM-1"),
@@ -368,10 +368,13 @@ def test_a_destination_gets_them_in_the_encoding_that_it_wants(
 
 
 def test_each_destination_says_whether_it_wants_them() -> None:
-    """`destinations.objects` switches them on and off, one by one; a planning system's profile takes neither."""
+    """`destinations.objects` switches them on and off, one by one; a planning system's profile takes neither. With an
+    image the document is written, which its words are judged in, and owed to nobody who did not ask for it."""
     usual = {"name": "pacs", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 104}
     for kinds in (("PREVIEW",), ("PDF",), ("RTSTRUCT", "PDF", "PREVIEW"), ("RTSTRUCT",)):
-        orders = orders_for([Destination(**usual, objects=kinds)], "GTVp^AI")
-        assert {order.kind for order in orders} == {ObjectKind.RTSTRUCT, *map(ObjectKind, kinds)}
+        wanted, written = set(map(ObjectKind, kinds)), orders_for([Destination(**usual, objects=kinds)], "GTVp^AI")
+        judged = {ObjectKind.PDF} if ObjectKind.PREVIEW in wanted else set()
+        assert {order.kind for order in written} == {ObjectKind.RTSTRUCT, *wanted, *judged}
+        assert {o.kind for o in orders_of(Destination(**usual, objects=kinds), "GTVp^AI")} == wanted
     with pytest.raises(ValueError, match="not known to take PREVIEW"):
         Destination(**usual, objects=("RTSTRUCT", "PREVIEW"), profile="eclipse")
