@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import backfill, bundle, config, database, demo, fsck, network, node, rules, status, studies, work
+from npc_rtnode.cli import (
+    backfill,
+    bundle,
+    config,
+    database,
+    demo,
+    fsck,
+    network,
+    node,
+    qa,
+    rules,
+    status,
+    studies,
+    work,
+)
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -35,5 +49,6 @@ app.command("purge")(work.purge)
 app.add_typer(rules.app, name="rules")
 app.add_typer(studies.app, name="studies")
 app.add_typer(database.app, name="db")
+app.add_typer(qa.app, name="qa")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(config.app, name="config")
