@@ -13,6 +13,7 @@ from npc_rtnode.cli import (
     fsck,
     network,
     node,
+    plan,
     qa,
     rules,
     status,
@@ -35,6 +36,7 @@ app.command("status")(status.status)
 app.command("fsck")(fsck.fsck)
 app.command("version")(node.version)
 app.command("run")(node.run)
+app.command("plan")(plan.plan)
 app.command("echo")(network.echo)
 app.command("send")(network.send)
 app.command("pull")(backfill.pull)
