@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from npc_rtnode.cli.demo import Site as Hospital
 from npc_rtnode.cli.demo import hospital
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.planning import Site, simulate
+from npc_rtnode.errors import NotFound
 from npc_rtnode.settings import Destination, load_settings
 
 SEEDS = 25
@@ -119,9 +121,10 @@ def _wait(station: Station, uids: Sequence[str]) -> None:
 
 
 def _job(station: Station, uid: str) -> dict[str, Any]:
-    known = {line["study_uid"]: line["study"] for line in station.queries.studies(1000)}
-    jobs = station.queries.study(uid)["series"][-1]["jobs"] if uid in known else []
-    return jobs[-1] if jobs else {}
+    with suppress(NotFound):
+        jobs: list[dict[str, Any]] = station.queries.study(uid)["series"][-1]["jobs"]
+        return jobs[-1] if jobs else {}
+    return {}
 
 
 def _passage(station: Station, uid: str) -> Passage:
