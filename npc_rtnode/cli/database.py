@@ -82,7 +82,7 @@ def restore(file: File, reason: Reason, config: Config = None, as_json: AsJson =
     What was there is kept beside it (SQLite), and the bytes on disk are taken in again.
     """
     with closing(Station(settings_of(config))) as station, _at_rest(station):
-        kept = copies.restore(station.engine, file, utc_now())
+        kept = copies.restore(station.engine, file, station.home.site_key(), utc_now())
         schema.upgrade(station.engine)
         sign(station.sessions, station.home.site_key(), utc_now())
         word = operator(), reason

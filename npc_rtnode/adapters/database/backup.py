@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.engine import Sessions, as_reader, translated
 from npc_rtnode.adapters.database.journal import first_broken_link
+from npc_rtnode.adapters.database.owner import SIGNATURE, mark_of, require_ours
 from npc_rtnode.adapters.database.tables import Table
 from npc_rtnode.errors import ConfigFault, LedgerUnavailable, MomentFault, NotFound, SchemaFault, Unreadable
 
@@ -55,13 +56,16 @@ def examine(engine: Engine, file: Path) -> str:
     return revision
 
 
-def restore(engine: Engine, file: Path, now: datetime) -> Path | None:
+def restore(engine: Engine, file: Path, site_key: str, now: datetime) -> Path | None:
     """Put a backup in the ledger's place; where the ledger that was there is kept (SQLite), None on PostgreSQL.
 
-    Nobody may be at work on it. A backup that is not whole is refused before anything is touched.
+    Nobody may be at work on it. A backup that is not whole, or another node's, is refused before anything is touched
+    (on PostgreSQL another node's is refused by `sign`, afterwards).
     """
     examine(engine, file)
     engine.dispose()
+    if _is_sqlite(engine):
+        _require_ours(file, site_key)
     if _is_sqlite(engine):
         return _put_file(engine, file, now)
     _load(engine, file)
@@ -149,9 +153,18 @@ def _read_only(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
 
 
+def _looking(file: Path) -> Session:
+    return Session(create_engine("sqlite://", creator=lambda: _read_only(file), poolclass=NullPool))
+
+
+def _require_ours(file: Path, site_key: str) -> None:
+    with _looking(file) as session:
+        if signed := session.scalar(SIGNATURE):
+            require_ours(signed, mark_of(site_key))
+
+
 def _require_chain(file: Path) -> None:
-    engine = create_engine("sqlite://", creator=lambda: _read_only(file), poolclass=NullPool)
-    with Session(engine) as session:
+    with _looking(file) as session:
         seq = first_broken_link(session)
     if seq is not None:
         raise Unreadable(f"{file.name} has a broken event chain at event {seq}")
