@@ -84,9 +84,9 @@ class Reconciler:
             return
         association = AssociationInfo(self.new_id(), RECLAIMED, "", "")
         self.intake.association_opened(association, self.clock())
+        self.intake.association_ended(association, RECLAIMED, (), self.clock())  # first: broken off, it is not "lost"
         for _, path in unknown:
             self._take_in(path, association, done)
-        self.intake.association_ended(association, RECLAIMED, (), self.clock())
 
     def _take_in(self, path: Path, association: AssociationInfo, done: Reconciled) -> None:
         try:
