@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate bench-infer bench-latency bench-receive check-outputs gate-table soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
+.PHONY: help demo test evaluate bench-infer bench-latency bench-plan bench-receive check-outputs gate-table soak check format lint types floors migrations docs docs-fresh wheel peers setup clean distclean
 
 VENV ?= .venv
 BIN  := $(VENV)/bin
@@ -43,6 +43,9 @@ evaluate: $(STAMP)  ## the shipped bundle on N=400 fresh external phantoms of SE
 
 bench-infer: $(STAMP)  ## cost and parity of every way to run the network; ends with RESULT {json}
 	@$(BIN)/python bench/infer.py $(BENCH_ARGS)
+
+bench-plan: $(STAMP)  ## the planning model against a running node, on medians; ends with RESULT {json}
+	@$(BIN)/python -m bench.plan $(PLAN_ARGS)
 
 check-outputs: $(STAMP)  ## structure sets of 60 masks, read back by three readers; prints a table and a RESULT line
 	@$(BIN)/python -m bench.outputs $(OUTPUTS_ARGS)

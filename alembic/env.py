@@ -12,6 +12,13 @@ def render_item(kind: str, item: object, _context: object) -> str | bool:
     return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
 
 
+def tell() -> None:
+    """Write what PostgreSQL would be told, without a database."""
+    context.configure(dialect_name="postgresql", target_metadata=Table.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
 def run() -> None:
     """Migrate within one transaction."""
     connection = context.config.attributes["connection"]
@@ -26,4 +33,4 @@ def run() -> None:
         context.run_migrations()
 
 
-run()
+(tell if context.is_offline_mode() else run)()

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,8 @@ from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
-from npc_rtnode.adapters.database.desk import Desk
+from npc_rtnode.adapters.database.constancy import ConstancyLedger
+from npc_rtnode.adapters.database.desk import Desk, Word
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import sign
@@ -41,20 +42,23 @@ from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.admission import Marks
 from npc_rtnode.domain.closing import Patience
+from npc_rtnode.domain.constancy import Limits, site_zone
+from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import ConfigFault, MomentFault
+from npc_rtnode.errors import ConfigFault, MomentFault, PeerBusy, Unreachable
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.commit import Committer, Requests
+from npc_rtnode.pipeline.constancy import Constancy, Plan, Shelves
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
-from npc_rtnode.ports import Predictor, ProofShelf, SeriesReader, Shelf
+from npc_rtnode.ports import Clock, PhantomSource, Predictor, ProofShelf, SeriesReader, Shelf
 from npc_rtnode.schedule import Metronome, Tick
 from npc_rtnode.settings import Destination, Settings, content_hash
 
@@ -68,6 +72,9 @@ JANITOR_S, RETENTION_S = 300, 3600
 
 CATCH_UP_S = 2
 """How often the receiver offers the ledger what it did not take while it was away."""
+
+CONSTANCY_S = 5
+"""How often the worker looks whether a constancy run is due, asked for or at its end."""
 
 ALARM_S = 6 * 3600
 """How often the log tells of certificates that end soon."""
@@ -167,7 +174,7 @@ class Station:
             raise ConfigFault(f"the rule set {rules.name} chooses {rules.role} series, the bundle wants {wanted}")
         return Policy(
             rules=rules,
-            npc_called_aes=frozenset(c.ae_title for c in settings.listener.called if c.indication == "npc"),
+            npc_called_aes=frozenset(c.ae_title for c in settings.listening.called if c.indication == "npc"),
             indication_text=settings.select.indication_text,
             bundle=predictor.statement,
             settings_hash=content_hash(settings),
@@ -245,7 +252,7 @@ class ReceiveRole:
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
         commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
-        self._listener = Listener(settings.listener, self._sink, self._door.refusal, credentials, commitments)
+        self._listener = Listener(settings.listening, self._sink, self._door.refusal, credentials, commitments)
         alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
         self._metronome = Metronome(
             [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S), *alarm]
@@ -332,6 +339,7 @@ class WorkRole:
                 for d in self._station.settings.destinations
             ),
             Tick("commit", self._until_none(self._committer().run), 2),
+            *([Tick("constancy", self._constancy().run, CONSTANCY_S)] if self._station.settings.qa.enabled else []),
             Tick("janitor", self._station.janitor().run, JANITOR_S),
             Tick("retention", self._station.retention().run, RETENTION_S),
             Tick(
@@ -393,7 +401,13 @@ class WorkRole:
             settings_hash=content_hash(self._station.settings),
             destinations=self._station.settings.destinations,
             barrier=self._barrier(COMPUTE),
+            qa=self._station.settings.qa,
         )
+
+    def _constancy(self) -> Constancy:
+        from npc_rtnode.adapters.phantoms import ConstancyPhantom
+
+        return constancy(self._station, ConstancyPhantom(), utc_now)
 
     def _committer(self) -> Committer:
         from npc_rtnode.adapters.dicom.commitment import CommitmentReporter
@@ -423,6 +437,52 @@ class WorkRole:
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
         return Barrier(self._pages, policy, utc_now, self._in_hand)
+
+
+def constancy(station: Station, phantom: PhantomSource, clock: Clock) -> Constancy:
+    """The daily constancy of this node, which calls its own listener wherever that says it listens."""
+    from npc_rtnode.adapters.dicom.constancy import measure  # heavy: it reads structure sets
+
+    settings, qa = station.settings, station.settings.qa
+    secret = digest_of(["constancy", station.home.site_key()])
+    limits = Limits(qa.baseline_runs, qa.sigma, qa.dice_least)
+    plan = Plan(qa.at, site_zone(settings.node.utc_offset), qa.patience_s, limits, secret)
+
+    def finish(study_uid: str) -> object:
+        return station.desk.abandon(study_uid, Word("node", "constancy: measured, owed to nobody", clock()))
+
+    return Constancy(
+        pages=ConstancyLedger(station.sessions),
+        phantom=phantom,
+        send=lambda files: _send_to_ourselves(station, files),
+        measure=measure,
+        shelves=Shelves(station.spool, station.outbox),
+        plan=plan,
+        clock=clock,
+        finish=finish,
+    )
+
+
+def _send_to_ourselves(station: Station, files: Sequence[Path]) -> None:
+    """C-STORE over the wire, as any sender; raises a PeerError where not every instance was taken."""
+    from npc_rtnode.adapters.dicom.sender import send_files
+
+    title = station.settings.qa.ae_title
+    us = Destination(name="ourselves", ae_title=title, host=station.settings.own_host, port=_own_port(station))
+    lost = [one.error or f"status 0x{one.status or 0:04X}" for one in send_files(files, us, title) if not one.stored]
+    if lost:
+        raise PeerBusy(f"{len(lost)} of {len(files)} instances of the phantom were not taken: {lost[0]}")
+
+
+def _own_port(station: Station) -> int:
+    """Where the receiver says that it listens; with TLS the plain port of this machine."""
+    if station.settings.tls.in_force and station.settings.listener.plaintext_port:
+        return station.settings.listener.plaintext_port
+    try:
+        said = json.loads(station.home.listener_file.read_text("ascii"))
+    except (OSError, ValueError):
+        raise Unreachable("the receiver does not listen") from None
+    return int(said["ports"][-1] if station.settings.tls.in_force else said["port"])
 
 
 def _write_atomically(path: Path, value: dict[str, object]) -> None:

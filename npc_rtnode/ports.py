@@ -11,7 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from npc_rtnode.domain.admission import Level, Standing
+from npc_rtnode.domain.constancy import ChainOutcome, ConstancyRun
 from npc_rtnode.domain.gates import GateResult
 from npc_rtnode.domain.geometry import Stack, Volume
 from npc_rtnode.domain.invariants import ClaimedInstance, ClaimedResult, Looked, ObjectFacts
@@ -28,6 +32,7 @@ from npc_rtnode.domain.records import (
     CommitmentRequest,
     DeliveryInHand,
     Finding,
+    FoundObject,
     Holding,
     InstanceIdentity,
     JobInHand,
@@ -444,6 +449,71 @@ class ProofPages(Protocol):
 
     def overdue(self, now: datetime, bound_s: float) -> Looked:
         """I13."""
+
+
+class ConstancyPages(Protocol):
+    """The ledger as the daily constancy needs it."""
+
+    def runs(self, last: int = 0) -> list[ConstancyRun]:
+        """Oldest first; the last so many, or all."""
+
+    def begin(self, study_uid: str, day: str, asked_by: str, now: datetime) -> ConstancyRun:
+        """A run is asked for."""
+
+    def outcome(self, run: ConstancyRun) -> ChainOutcome | None:
+        """How far the chain is with it; None before its first instance."""
+
+    def ended(self, run: ConstancyRun, now: datetime) -> None:
+        """What it came to, and the alarm where it is one."""
+
+
+class PhantomSource(Protocol):
+    """The constancy phantom (adapters/phantoms)."""
+
+    def identity(self) -> str:
+        """SHA-256 of its voxels, truth and grid as they are made now."""
+
+    def frozen(self) -> str:
+        """What that digest must be."""
+
+    def write(self, folder: Path, study_uid: str, day: str) -> list[Path]:
+        """One MR series under this study UID; the pixels are always the same."""
+
+    def truth(self) -> NDArray[np.bool_]:
+        """`[slice, row, column]` on the grid of that series."""
+
+
+class StructureMeasurer(Protocol):
+    """An RTSTRUCT read back with nothing of its writer (adapters/dicom/constancy)."""
+
+    def __call__(self, structure: bytes, sources: Sequence[Path], truth: NDArray[np.bool_]) -> tuple[float, float]:
+        """Dice of its contours against the truth, and their volume in cc; raises Unreadable."""
+
+
+class StoredReader(Protocol):
+    """Files of the spool and the outbox, of which no ledger says any more what they are (adapters/dicom/reclaim)."""
+
+    def arrival(self, file: Path, association: AssociationInfo) -> Arrival:
+        """A received instance as it was handed over once; raises Unreadable."""
+
+    def sop_uid(self, file: Path) -> str:
+        """Of an object of ours; raises Unreadable."""
+
+
+class RecoveryPages(Protocol):
+    """The ledger as taking in what it does not know needs it."""
+
+    def unknown(self, place: Place, names: Sequence[str]) -> list[str]:
+        """Of these files, the ones that no row names."""
+
+    def missing(self, there: Callable[[Place, str], bool]) -> dict[Place, int]:
+        """How many files a row names, and says nothing of their removal, that are not there."""
+
+    def keep(self, found: FoundObject, now: datetime) -> None:
+        """These bytes stand for this SOP Instance UID; the first that were found stay."""
+
+    def told(self, what: str, detail: dict[str, Any], word: tuple[str, str], now: datetime) -> None:
+        """Journal what was done to the ledger, with who and why."""
 
 
 class ObjectWriter(Protocol):

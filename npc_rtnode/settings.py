@@ -363,6 +363,43 @@ class RetainSettings(_Section):
     objects_days: DaysKept = Field(180, description="Our own objects after delivery; `resend` needs them.")
 
 
+class QaSettings(_Section):
+    """Daily constancy: one phantom, always the same, through the whole live chain (ADR 0024)."""
+
+    enabled: bool = Field(False, description="Whether this node sends itself its constancy phantom.")
+    at: str = Field(
+        "05:00",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
+        description="Local time (node.utc_offset) of the daily run; missed, it is made up on the same day. Empty: only "
+        "by `npc-rtnode qa run`.",
+    )
+    ae_title: AETitle = Field(
+        "NPC_QA", description="The AE title that the phantom is sent by and to; it is taken from this machine alone."
+    )
+    destination: str = Field(
+        "",
+        description="The destination (test = true) that constancy results are owed to; it gets nothing else. Empty: "
+        "they go nowhere.",
+    )
+    dice_least: float = Field(0.7, ge=0, le=1, description="A Dice below this against the phantom's truth is an alarm.")
+    baseline_runs: int = Field(
+        20,
+        ge=3,
+        le=365,
+        description="So many first runs of a phantom, bundle and settings give the limits of the times.",
+    )
+    sigma: float = Field(3, ge=1, le=10, description="A time above the mean by so many standard deviations: alarm.")
+    patience_s: Seconds = Field(3600, description="A run that has not come to its end after this is an alarm.")
+
+    @property
+    def reserved(self) -> str | None:
+        """The destination that gets constancy results alone; None where there is none."""
+        return self.destination if self.enabled and self.destination else None
+
+
+NO_QA: Final = QaSettings()
+
+
 class LogSettings(_Section):
     """What is said while running."""
 
@@ -386,6 +423,7 @@ class Settings(_Section):
     archives: tuple[Archive, ...] = ()
     admission: AdmissionSettings = AdmissionSettings()
     retain: RetainSettings = RetainSettings()
+    qa: QaSettings = QaSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -431,6 +469,39 @@ class Settings(_Section):
             raise ValueError(f"{', '.join(wanting)}: tls is asked for, and [tls] names no certificate")
         return self
 
+    @model_validator(mode="after")
+    def _constancy_stays_apart(self) -> Settings:
+        if not self.qa.enabled:
+            return self
+        if self.qa.ae_title in {
+            *(c.ae_title for c in self.listener.called),
+            *(p.ae_title for p in self.listener.peers),
+        }:
+            raise ValueError(f"qa.ae_title {self.qa.ae_title} is used in [listener]: constancy needs one of its own")
+        if self.qa.destination and not self.destination(self.qa.destination).test:
+            raise ValueError(
+                f"qa.destination {self.qa.destination} is no test system: set test = true, or name another"
+            )
+        if self.tls.in_force and self.listener.plaintext_port < 0:
+            raise ValueError("qa.enabled: with [tls] the phantom comes by listener.plaintext_port, which is not set")
+        return self
+
+    @property
+    def listening(self) -> ListenerSettings:
+        """The listener's settings in force: with constancy, its AE title too, for callers on this machine alone."""
+        if not self.qa.enabled:
+            return self.listener
+        title = self.qa.ae_title
+        own = Peer(ae_title=title, networks=_own_networks(self.own_host), plaintext=self.tls.in_force)
+        called = (*self.listener.called, CalledAE(ae_title=title, indication="npc"))
+        return self.listener.model_copy(update={"called": called, "peers": (*self.listener.peers, own)})
+
+    @property
+    def own_host(self) -> str:
+        """Where this machine reaches its own listener."""
+        host = self.listener.host
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared only
+
     def _called_by_tls(self) -> list[str]:
         return [*(d.name for d in self.destinations if d.tls), *(a.name for a in self.archives if a.tls)]
 
@@ -459,6 +530,14 @@ class Settings(_Section):
                 return archive
         known = ", ".join(one.name for one in self.archives) or "none"
         raise ConfigFault(f"no archive is called {name!r}; configured: {known}")
+
+
+def _own_networks(host: str) -> tuple[str, ...]:
+    """From where a call of this machine to itself comes: the very address that it calls, or a loopback one."""
+    try:
+        return (str(ipaddress.ip_network(host)), "127.0.0.0/8")
+    except ValueError:
+        return ("127.0.0.0/8", "::1/128")
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import backfill, bundle, config, database, demo, fsck, network, node, rules, status, studies, work
+from npc_rtnode.cli import (
+    backfill,
+    bundle,
+    config,
+    database,
+    demo,
+    fsck,
+    network,
+    node,
+    plan,
+    qa,
+    rules,
+    status,
+    studies,
+    work,
+)
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -21,6 +36,7 @@ app.command("status")(status.status)
 app.command("fsck")(fsck.fsck)
 app.command("version")(node.version)
 app.command("run")(node.run)
+app.command("plan")(plan.plan)
 app.command("echo")(network.echo)
 app.command("send")(network.send)
 app.command("pull")(backfill.pull)
@@ -35,5 +51,6 @@ app.command("purge")(work.purge)
 app.add_typer(rules.app, name="rules")
 app.add_typer(studies.app, name="studies")
 app.add_typer(database.app, name="db")
+app.add_typer(qa.app, name="qa")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(config.app, name="config")

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
+from npc_rtnode.adapters.database.constancy import ConstancyLedger
 from npc_rtnode.app import Home, Station
+from npc_rtnode.cli.qa import newest
 from npc_rtnode.cli.status import admission_of
 from npc_rtnode.domain.admission import Level
+from npc_rtnode.domain.constancy import RunState
 from npc_rtnode.errors import NodeError
 from npc_rtnode.settings import Destination, InferSettings, ListenerSettings, Settings, TlsSettings
 
@@ -103,6 +106,9 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     yield Check("traffic", GOOD, said)
     yield _admission(station, counts)
     yield _commitments(CommitmentLedger(station.sessions).counts())
+    if said := newest(ConstancyLedger(station.sessions)):
+        alarm = RunState.ALARM in said
+        yield Check("constancy", WARNING if alarm else GOOD, said, "`npc-rtnode qa trend`" if alarm else "")
 
 
 def _admission(station: Station, counts: dict[str, Any]) -> Check:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from npc_rtnode.adapters.dicom.constancy import placed
 from npc_rtnode.adapters.dicom.kinds import kind_of
 from npc_rtnode.adapters.dicom.series import DicomSeriesReader
 from npc_rtnode.adapters.dicom.verify import report_facts, segmentation_facts, structure_facts
 from npc_rtnode.adapters.phantoms import PhantomStudy
 from npc_rtnode.adapters.predictions import PredictionFolder
-from npc_rtnode.domain.gates import ContourFacts, ReportFacts, SegmentationFacts
+from npc_rtnode.domain.gates import ReportFacts, SegmentationFacts
 from npc_rtnode.domain.geometry import Stack, stack_of
-from npc_rtnode.domain.rasterising import PlacedRing, dice, rasterise
+from npc_rtnode.domain.rasterising import dice, rasterise
 from npc_rtnode.domain.records import ObjectKind, WrittenObject
 from npc_rtnode.domain.vocabulary import CT_CATEGORIES
 
@@ -82,12 +83,6 @@ def _stage(report: ReportFacts, truth: str) -> tuple[str, bool]:
         return f"c{said}", said == truth
     text = next((text for text in report.texts if text.startswith("uncertain")), "nothing")
     return text, f"c{truth}" in text.replace(":", " ").split()
-
-
-def placed(contours: Sequence[ContourFacts], stack: Stack) -> list[PlacedRing]:
-    """Contours on the slices that they reference."""
-    index = {header.reference: k for k, header in enumerate(stack.slices)}
-    return [PlacedRing(index[contour.referenced[0]], contour.points_mm) for contour in contours]
 
 
 def segmented(facts: SegmentationFacts, stack: Stack) -> NDArray[np.bool_]:

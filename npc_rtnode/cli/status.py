@@ -8,9 +8,12 @@ import typer
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
+from npc_rtnode.adapters.database.constancy import ConstancyLedger
 from npc_rtnode.app import MEGABYTE, Station
 from npc_rtnode.cli.console import AsJson, Config, answer, settings_of, table
+from npc_rtnode.cli.qa import newest
 from npc_rtnode.domain.admission import Level, judge
+from npc_rtnode.domain.constancy import RunState
 
 
 def status(config: Config = None, as_json: AsJson = False) -> None:
@@ -18,12 +21,14 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     station = Station(settings_of(config))
     schema.require_head(station.engine)
     admission, counts = admission_of(station), station.queries.counts()
+    constancy = newest(ConstancyLedger(station.sessions))
     station.close()
     if as_json:
-        answer({"admission": admission, "counts": counts})
+        answer({"admission": admission, "counts": counts, "constancy": constancy})
     else:
-        table("", ("what", "how it stands"), [*admission.items(), *((k, _flat(v)) for k, v in counts.items())])
-    if admission["level"] != Level.OPEN:
+        rows = [*admission.items(), *((k, _flat(v)) for k, v in counts.items()), ("constancy", constancy)]
+        table("", ("what", "how it stands"), rows)
+    if admission["level"] != Level.OPEN or RunState.ALARM in constancy:
         raise typer.Exit(3)
 
 

@@ -93,6 +93,15 @@ class Arrival:
     differs_in: tuple[str, ...] = ()  # keywords of the elements in which it is not the copy that is kept
 
 
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """An object of ours that lies in the outbox, and that the ledger does not know: the ledger is older."""
+
+    sop_uid: str
+    sha256: str
+    size: int
+
+
 # --- storage commitment -----------------------------------------------------------------------------------------------
 
 
@@ -414,6 +423,7 @@ class DeliveryInHand:
     synthetic: bool
     phantom: bool
     enhanced_mr: bool = False
+    constancy: bool = False  # of the phantom that this node sends itself
 
 
 @dataclass(frozen=True, slots=True)

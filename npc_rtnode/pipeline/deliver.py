@@ -40,6 +40,8 @@ class Deliverer:
             raise Forbidden(f"a result of synthetic weights may not go to {self.destination.name}")
         if not may_show(delivery.enhanced_mr, self.destination.enhanced_mr):
             raise Forbidden(f"the source is Enhanced MR, which {self.destination.name} does not declare (enhanced_mr)")
+        if delivery.constancy and not self.destination.test:
+            raise Forbidden(f"a constancy result may not go to {self.destination.name}, which is no test system")
         encoded = self.outbox.read(delivery.sha256)
         item = WrittenObject(delivery.kind, delivery.sop_class_uid, delivery.sop_uid, encoded)
         self.pages.sent(delivery.lease, self.sender.send(item, self.destination))

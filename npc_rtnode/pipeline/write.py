@@ -27,7 +27,7 @@ from npc_rtnode.domain.retry import OTHER_ORDER
 from npc_rtnode.errors import OutputFault
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.ports import ObjectWriter, PredictionStore, SeriesReader, Spool, WorkPages
-from npc_rtnode.settings import ContentSettings, Destination
+from npc_rtnode.settings import NO_QA, ContentSettings, Destination, QaSettings
 
 STAGE = "write"
 LEASE_S = 300
@@ -55,6 +55,7 @@ class Case:
     prediction: Prediction
     bundle: BundleStatement
     phantom: bool
+    constancy: bool = False  # the phantom that this node sends itself
 
     @property
     def enhanced_mr(self) -> bool:
@@ -76,6 +77,7 @@ class Writer:
     settings_hash: str
     destinations: tuple[Destination, ...]
     barrier: Barrier
+    qa: QaSettings = NO_QA
 
     def run(self) -> bool:
         """Do one job; False when none is due."""
@@ -111,7 +113,9 @@ class Writer:
         by_uid = {sop_uid: self.spool.path(sha256) for sop_uid, sha256 in job.series.inputs}
         stack = stack_of(self.reader.headers(list(by_uid.values())))
         sources = tuple(by_uid[header.sop_uid] for header in stack.slices)
-        return Case(stack, sources, answer.prediction, answer.bundle, self.reader.is_phantom(sources))
+        phantom = self.reader.is_phantom(sources)
+        constancy = phantom and self.qa.enabled and job.series.called_ae == self.qa.ae_title
+        return Case(stack, sources, answer.prediction, answer.bundle, phantom, constancy)
 
     def _plan(self, job: JobInHand, case: Case) -> ObjectPlan:
         return ObjectPlan(
@@ -134,7 +138,7 @@ class Writer:
         return warnings_of(before_sending(case.stack, case.prediction, self.letterhead.content.uncertain_below))
 
     def _result(self, case: Case, stored: Stored, gates: Sequence[GateResult]) -> ResultToCommit:
-        asking = list(self.destinations)
+        asking = [d for d in self.destinations if (d.name == self.qa.reserved) is case.constancy]
         wanted = [destination for destination in asking if may_show(case.enhanced_mr, destination.enhanced_mr)]
         failed = [gate.finding for gate in gates if gate.outcome is Outcome.HOLD]
         never = [*(f for f in failed if f.code not in RELEASABLE), *_forbidden(case, wanted)]
@@ -185,6 +189,7 @@ def _told(case: Case, gates: Sequence[GateResult]) -> dict[str, Any]:
     return {
         "synthetic": case.bundle.synthetic,
         "phantom": case.phantom,
+        "constancy": case.constancy,
         "enhanced_mr": case.enhanced_mr,
         "gates": [
             {"gate": g.name, "outcome": g.outcome, "message": g.message, "value": g.value, "limit": g.limit}

@@ -13,6 +13,7 @@ import pytest
 
 from npc_rtnode.adapters.database.desk import Only
 from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.recovered import RecoveryLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.tables import AssociationRow
 from npc_rtnode.cli import studies
@@ -23,6 +24,7 @@ from npc_rtnode.domain.prediction import BundleStatement
 from npc_rtnode.domain.records import (
     Choice,
     Closing,
+    FoundObject,
     InstanceIdentity,
     ObjectKind,
     ReceivedInstance,
@@ -54,7 +56,7 @@ from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.write import Letterhead, Writer
-from npc_rtnode.settings import ContentSettings, Destination
+from npc_rtnode.settings import NO_QA, ContentSettings, Destination, QaSettings
 from tests.builders.ledger import MR, NOON, QUIET_S, Ledger
 from tests.fakes.pipeline import (
     STATEMENT,
@@ -935,6 +937,7 @@ class TestWrite:
             settings_hash=changes.pop("settings_hash", SETTINGS),
             destinations=changes.pop("destinations", (TPS, PACS)),
             barrier=barrier(ledger),
+            qa=changes.pop("qa", NO_QA),
         )
         assert stage.run()
         return ledger.job_state()
@@ -971,6 +974,33 @@ class TestWrite:
             ("SR", False, ["pacs"]),
             ("SR", True, ["archive"]),
         ]
+
+    PROVING = TPS.model_copy(update={"name": "proving", "test": True})
+    QA = QaSettings(enabled=True, ae_title="NPC_RTNODE", destination="proving")
+
+    @pytest.mark.parametrize(
+        ("phantom", "qa", "owed"),
+        [
+            (True, QA, ["proving"]),
+            (False, QA, ["tps"]),  # a patient's series by that title is a patient's
+            (True, QaSettings(enabled=True, ae_title="OTHER", destination="proving"), ["tps"]),
+            (True, QaSettings(ae_title="NPC_RTNODE", destination="proving"), ["tps", "proving"]),  # not enabled
+        ],
+    )
+    def test_constancy_goes_its_own_way(self, ledger: Ledger, phantom: bool, qa: QaSettings, owed: list[str]) -> None:
+        """A phantom by the constancy title is owed to its destination alone; nothing else is owed to that one."""
+        assert self.run(ledger, phantom=phantom, qa=qa, destinations=(TPS, self.PROVING)) == "WRITTEN"
+        job = newest_job(ledger)
+        assert [d["destination"] for o in job["objects"] for d in o["deliveries"]] == owed
+        assert job["results"]["constancy"] is (owed == ["proving"])
+
+    def test_constancy_without_a_destination_is_kept_for_nobody(self, ledger: Ledger) -> None:
+        """Objects are made, to be measured; no delivery is, and the job says why it is held."""
+        qa = QaSettings(enabled=True, ae_title="NPC_RTNODE")
+        assert self.run(ledger, phantom=True, qa=qa) == "HELD"
+        job = newest_job(ledger)
+        assert [reason.split(":")[0] for reason in job["reasons"]] == ["NO_DESTINATION"]
+        assert [item["kind"] for item in job["objects"]] == ["RTSTRUCT", "SR"]
 
     def test_a_failed_gate_holds_for_good(self, ledger: Ledger) -> None:
         """What did not read back right is never sent, whoever asks."""
@@ -1118,6 +1148,28 @@ class TestDeliver:
         ledger.written(results={"synthetic": False, "phantom": False, "enhanced_mr": True})
         self.deliverer(ledger, FakeSender(), TPS.model_copy(update={"enhanced_mr": declared})).run()
         assert self.state(ledger, "tps") == [state]
+
+    @pytest.mark.parametrize(("test", "state"), [(False, "FAILED"), (True, "SENT")])
+    def test_constancy_leaves_for_test_systems_alone(self, ledger: Ledger, test: bool, state: str) -> None:
+        """Whoever asked for it: at the door it is refused where a patient is treated from."""
+        ledger.written(results={"synthetic": False, "phantom": True, "constancy": True})
+        self.deliverer(ledger, FakeSender(), TPS.model_copy(update={"test": test})).run()
+        assert self.state(ledger, "tps") == [state]
+
+    def test_what_was_sent_before_the_ledger_forgot_it_is_what_is_sent(self, ledger: Ledger) -> None:
+        """After a restore: bytes found in the outbox under the UID of a new result are its object (ADR 0023)."""
+        work_key = ledger.order(ledger.complete_series()).work_key
+        found = f"2.25.{int(work_key[:8], 16)}1"
+        RecoveryLedger(ledger.sessions).keep(FoundObject(found, "2" * 64, 2), ledger.now)
+        (series,) = ledger.complete()
+        ledger.choose(series)
+        ledger.predicted()
+        job = ledger.in_hand(JobState.PREDICTED, "write")
+        ledger.work.commit_result(job.lease, ledger.result(job), ledger.now)
+        assert [item["sha256"] for item in newest_job(ledger)["objects"]] == ["2" * 64, "2" * 64]
+        sender = FakeSender()
+        self.deliverer(ledger, sender).run()
+        assert [encoded for _, _, encoded in sender.sent] == [b"sr"]
 
     def test_the_release_rule_is_asked_again_at_the_door(self, ledger: Ledger) -> None:
         """A destination that ceased to be a test system after writing does not get a synthetic patient result."""

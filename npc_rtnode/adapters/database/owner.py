@@ -17,18 +17,30 @@ from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.errors import ConfigFault
 
 _SUBJECT, _SIGNED = "ledger", "SIGNED"
+SIGNATURE = select(EventRow.subject_id).where(EventRow.subject == _SUBJECT).order_by(EventRow.seq).limit(1)
+"""Who signed first."""
 
 
 def sign(sessions: Sessions, site_key: str, now: datetime) -> None:
     """Sign a ledger that nobody has signed; ConfigFault where another home's key has signed it."""
-    mark = digest_of([_SUBJECT, site_key])
-    first = select(EventRow.subject_id).where(EventRow.subject == _SUBJECT).order_by(EventRow.seq).limit(1)
+    mark = mark_of(site_key)
     with sessions.writing() as session:
-        signed = session.scalar(first)
+        signed = session.scalar(SIGNATURE)
         if signed is None:
             tell(session, _SUBJECT, mark, _SIGNED, Note(now))
-        elif signed != mark:
-            raise ConfigFault(
-                "database.url names the ledger of another node (another node.home, with another site.key): "
-                "give this node a database of its own, or put that site.key back"
-            )
+        else:
+            require_ours(signed, mark)
+
+
+def mark_of(site_key: str) -> str:
+    """What a node signs with; the key cannot be read from it."""
+    return digest_of([_SUBJECT, site_key])
+
+
+def require_ours(signed: str, mark: str) -> None:
+    """ConfigFault where another home's key has signed."""
+    if signed != mark:
+        raise ConfigFault(
+            "database.url names the ledger of another node (another node.home, with another site.key): "
+            "give this node a database of its own, or put that site.key back"
+        )

@@ -1,16 +1,20 @@
-"""The schema and its migrations: `upgrade` makes it, `check` says whether it is the one this program knows."""
+"""The schema and its migrations: `upgrade` makes it, `check` says whether it is the one this program knows.
+
+A schema goes on by additions alone, one release back (ADR 0023); no program works on another revision than its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 import npc_rtnode
@@ -26,17 +30,31 @@ def migrations_folder() -> Path:
     return shipped if shipped.exists() else package.parent / "alembic"
 
 
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
+def _config(connection: Connection | None = None, output: TextIO | None = None) -> Config:
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the schema to this program's head; a no-op where it is there already, or where another is just at it."""
+    """Bring the schema to this program's head; a no-op where it is there already, or where another is just at it.
+
+    SchemaFault, and nothing is touched, where it is at a revision that only a newer program knows.
+    """
+    require_known(current(engine))
     with migrating(engine) as connection:
         command.upgrade(_config(connection), "head")
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the schema back to what an older program knows; what only the newer tables held is gone."""
+    found = current(engine)
+    require_known(found)
+    if found is None or revision not in _ancestors(found):
+        raise SchemaFault(f"the database is at {found or 'no revision'}, and {revision} is no step before it")
+    with migrating(engine) as connection:
+        command.downgrade(_config(connection), revision)
 
 
 @contextmanager
@@ -62,9 +80,40 @@ def new_migration(engine: Engine, message: str) -> None:
         command.revision(_config(connection), message, autogenerate=True)
 
 
+def scripts() -> list[Script]:
+    """Every migration, newest first."""
+    return list(ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def tell_offline(step: str, to: TextIO) -> None:
+    """Write what the step `FROM:TO` would tell PostgreSQL, without a database (for review and for tests)."""
+    command.upgrade(_config(output=to), step, sql=True)
+
+
 def head() -> str:
     """The revision that this program knows."""
     return ScriptDirectory.from_config(_config()).get_current_head() or "none"
+
+
+def known() -> frozenset[str]:
+    """Every revision that this program knows, the head among them."""
+    return frozenset(script.revision for script in scripts())
+
+
+def require_known(revision: str | None) -> None:
+    """SchemaFault for a revision that is none of ours: the database was upgraded by a newer program."""
+    if revision is not None and revision not in known():
+        raise SchemaFault(
+            f"the database is at {revision}, which this program (at {head()}) does not know: a newer one has upgraded "
+            "it. Install that one again, or have it go back by "
+            f"`npc-rtnode db downgrade --to {head()} --reason TEXT`; or restore the copy from before "
+            "the upgrade by `npc-rtnode db restore`"
+        )
+
+
+def _ancestors(revision: str) -> set[str]:
+    directory = ScriptDirectory.from_config(_config())
+    return {script.revision for script in directory.iterate_revisions(revision, "base")} - {revision}
 
 
 def current(engine: Engine) -> str | None:
@@ -76,6 +125,7 @@ def current(engine: Engine) -> str | None:
 def require_head(engine: Engine) -> None:
     """Refuse to work on a schema that is not ours to know."""
     found, wanted = current(engine), head()
+    require_known(found)
     if found != wanted:
         raise SchemaFault(
             f"the database is at {found or 'no revision'}, this program at {wanted}: run `npc-rtnode db upgrade`"

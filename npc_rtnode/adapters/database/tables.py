@@ -315,6 +315,37 @@ class RemovalRow(Table):
     restored_at: Mapped[datetime | None]
 
 
+class RecoveredObjectRow(Table):
+    """An object of ours that lies in the outbox of a ledger that does not know it: a restored ledger is older."""
+
+    __tablename__ = "recovered_objects"
+
+    sop_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int]
+    found_at: Mapped[datetime]
+
+
+class ConstancyRow(Table):
+    """One run of the constancy phantom through the live chain: what was measured, and what it came to."""
+
+    __tablename__ = "constancy_runs"
+    __table_args__ = (Index("ix_constancy_runs_day", "day"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    day: Mapped[str] = mapped_column(String(10))
+    asked_by: Mapped[str] = mapped_column(String(64))
+    phantom_sha256: Mapped[str] = mapped_column(String(64))
+    bundle_hash: Mapped[str] = mapped_column(String(64))
+    settings_hash: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    measures: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    reasons: Mapped[list[Any]] = mapped_column(default=list)
+
+
 class EventRow(Table):
     """What happened, in order, chained: `hash` covers this row and the hash before it. Rows are only ever added."""
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
+from npc_rtnode.adapters.database.recovered import found_again
 from npc_rtnode.adapters.database.removals import bring_back
 from npc_rtnode.adapters.database.series import open_series
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
@@ -330,6 +331,7 @@ def _delivery_in_hand(row: DeliveryRow, lease: Lease) -> DeliveryInHand:
         sha256=item.sha256,
         synthetic=bool(item.job.results["synthetic"]),
         phantom=bool(item.job.results["phantom"]),
+        constancy=bool(item.job.results.get("constancy", False)),
         enhanced_mr=bool(item.job.results.get("enhanced_mr", False)),  # results of before ADR 0009 say nothing of it
     )
 
@@ -358,13 +360,14 @@ def _is_out(session: Session, item: ObjectRow) -> bool:
 
 
 def _new_object(session: Session, row: JobRow, item: WrittenObject, sha256: str, now: datetime) -> ObjectRow:
+    bytes_of = found_again(session, item.sop_uid) or (sha256, len(item.encoded))
     stored = ObjectRow(
         kind=item.kind,
         variant=item.variant,
         sop_class_uid=item.sop_class_uid,
         sop_uid=item.sop_uid,
-        sha256=sha256,
-        size=len(item.encoded),
+        sha256=bytes_of[0],
+        size=bytes_of[1],
         created_at=now,
     )
     row.objects.append(stored)
