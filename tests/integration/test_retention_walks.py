@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,11 @@ def look(ledger: Ledger) -> int:
     with ledger.sessions.reading() as session:
         shelves[Place.WORK].old = list(session.scalars(select(JobRow.work_key)))
     shelves[Place.WORK].lying = set(shelves[Place.WORK].old)
-    pages, clock = RetentionLedger(ledger.sessions), lambda: ledger.now + LATER
+    pages = RetentionLedger(ledger.sessions)
+
+    def clock() -> datetime:
+        return ledger.now + LATER
+
     Janitor(pages, shelves, shelves[Place.WORK], clock).run()  # type: ignore[arg-type]
     assert shelves[Place.WORK].taken == [], "the janitor takes nothing that a job names"
     retention = Retention(pages, shelves, A_MOMENT, clock)  # type: ignore[arg-type]
