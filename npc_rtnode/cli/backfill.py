@@ -79,4 +79,9 @@ def _told(source: Archive, moved: Moved, study: str) -> str:
             f"{moved.failed} instances of study {study} did not come from {source.name}: does the receiver run, and "
             "does the archive have its address? What came is kept"
         )
+    if not moved.completed + moved.warnings:
+        raise PeerError(
+            f"{source.name} says that it is done, and has sent nothing of study {study}: does it know this node's "
+            "address under the called AE title?"
+        )
     return f"study {study}: a series of {moved.completed + moved.warnings} instances came from {source.name}"

@@ -97,6 +97,7 @@ class Node:
         self.port = free_port()
         self.said: list[str] = []
         """Everything that the CLI has said of this node."""
+        self.killed = False
         self.left_behind: list[str] = []
         """What outlived the last stop, and was killed."""
         self._settings = copy.deepcopy(settings)
@@ -116,8 +117,10 @@ class Node:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop, and leave no process and no connection behind."""
+        """Stop, and leave no process and no connection behind; whoever was killed on the way is looked over by fsck."""
         self.stop()
+        if self.killed and kind is None:
+            assert self.broken_promises() == {}
         if "station" in self.__dict__:
             self.station.close()
 
@@ -183,12 +186,13 @@ class Node:
 
     def kill9(self, role: Role) -> int:
         """SIGKILL the role's process; its pid."""
-        pid = self.role_pid(role)
+        pid, self.killed = self.role_pid(role), True
         os.kill(pid, signal.SIGKILL)
         return pid
 
     def kill9_all(self) -> None:
         """SIGKILL everything of this node at once, the supervisor first."""
+        self.killed = True
         self._end_all()
         self.wait_for(lambda: not self._session(), STOP_S)
 

@@ -4,6 +4,7 @@ backfill by C-MOVE, and storage commitment."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from npc_rtnode.adapters.dicom.archive import Archives, series_of, studies_of
 from npc_rtnode.errors import AssociationRejected, NotFound, Unreachable
 from npc_rtnode.settings import NO_TLS, Archive
 from tests.acceptance.dcmtk import Storescp, Storescu
-from tests.acceptance.hospital import make_study
+from tests.acceptance.hospital import SUCCESS, Scanner, make_study, store
 from tests.acceptance.node import Node, View, example, free_port
-from tests.acceptance.orthanc import Orthanc
+from tests.acceptance.orthanc import ROUTE_EVERYTHING, Orthanc
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.peer("Orthanc", "storescu", "storescp"), pytest.mark.timeout(600)]
 
 QUIET_S = 300
 """Long: what closes a series before has not waited for it."""
+APART_S, BREATH_S = 8, 3
+"""Between two questions to the PACS; and what a scanner rests between two bursts, so that it is asked meanwhile."""
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +42,9 @@ def unstarted(folder: Path) -> Orthanc:
 
 @pytest.fixture(scope="module")
 def settings(tps: Storescp, unstarted: Orthanc) -> View:
-    """The PACS answers for what it sends itself, and is asked two seconds apart."""
+    """The PACS answers for what it sends itself, and is asked some seconds apart."""
     made = example(tps=tps.port, pacs=unstarted.port)
-    made["assemble"] = {"quiet_s": QUIET_S, "released_s": 1, "asked_apart_s": 2}
+    made["assemble"] = {"quiet_s": QUIET_S, "released_s": 1, "asked_apart_s": APART_S}
     made["select"] = {"study_quiet_s": 600}  # what comes after closing is told elsewhere
     made["listener"]["peers"][0]["roles"] = ["store", "commit"]
     made["archives"][0] |= {"port": unstarted.port, "answers_for": ["PACS"]}
@@ -108,6 +111,52 @@ def test_a_filling_pacs_is_waited_for_and_a_full_one_closes_at_once(node: Node, 
     said = node.cli("why", series_reference(node, study.uid)).stdout
     assert "source said" in said
     assert series["closed_because"] in said
+
+
+@pytest.fixture
+def routing(pacs: Orthanc) -> Iterator[None]:
+    """Orthanc sends on what it stores, as long as this test lasts."""
+    for script in (ROUTE_EVERYTHING, ""):
+        pacs.down()
+        pacs.lua = script
+        pacs.up()
+        if script:
+            yield
+
+
+@pytest.mark.usefixtures("routing")
+def test_a_pacs_that_fills_while_it_is_asked_closes_nothing_too_soon(node: Node, pacs: Orthanc, folder: Path) -> None:
+    """Bursts of four slices reach Orthanc, which sends each on at once: asked meanwhile it has as many as the node,
+    and some seconds later more. Nothing is closed between two bursts; at the end all twenty are, as one revision."""
+    study = make_study(folder / "sent", "bursts", without=["ImagesInAcquisition"])
+    said = []
+    for first in range(0, len(study.files), 4):
+        scan(pacs, folder, study.files[first : first + 4])
+        time.sleep(BREATH_S)
+        assert node.states(study.uid) == ["RECEIVING"], f"after {first + 4} slices\n{node.story()}"
+        said += [one["instances"] for one in node.series(study.uid)[0]["asked"]]
+    assert any(number and number < len(study.files) for number in said), f"it was asked while it filled: {said}"
+    node.wait_for(lambda: node.states(study.uid) != ["RECEIVING"], QUIET_S / 2)
+    (series,) = node.series(study.uid)
+    assert (series["revision"], series["instances"]) == (1, len(study.files))
+    assert series["closed_because"].startswith(f"pacs has {len(study.files)} instances, and had")
+
+
+def test_an_aborted_half_is_not_closed_by_a_pacs_that_has_the_same_half(
+    node: Node, pacs: Orthanc, folder: Path
+) -> None:
+    """The transfer was cut, and the archive that was filled by it says the very number that is here: nobody asks it,
+    nothing is closed."""
+    study = make_study(folder / "sent", "cut", without=["ImagesInAcquisition"])
+    half = study.slices[:12]
+    scan(pacs, folder, study.files[:12])
+    scanner = Scanner(node.port)
+    with scanner.association(half) as assoc:
+        assert [store(assoc, item) for item in half] == [SUCCESS] * len(half)
+        assoc.abort()
+    time.sleep(2 * APART_S + BREATH_S)
+    (series,) = node.series(study.uid)
+    assert (series["state"], series["asked"]) == ("RECEIVING", [])
 
 
 def series_reference(node: Node, uid: str) -> str:

@@ -217,14 +217,11 @@ def test_every_verb_that_opens_the_ledger_was_used(node: Node) -> None:
 
 
 def _verbs() -> set[tuple[str, ...]]:
-    group = typer.main.get_group(app)
-    return {
-        (name, *sub) for name, command in group.commands.items() for sub in ([(s,) for s in _below(command)] or [()])
-    }
-
-
-def _below(command: object) -> list[str]:
-    return list(getattr(command, "commands", {}))
+    found: set[tuple[str, ...]] = set()
+    for name, command in typer.main.get_group(app).commands.items():
+        below = list(getattr(command, "commands", {}))
+        found |= {(name, sub) for sub in below} if below else {(name,)}
+    return found
 
 
 def _names(said: str, words: tuple[str, ...]) -> bool:

@@ -102,13 +102,13 @@ def pull(archive: Archive, tls: TlsSettings, series: Found, to_ae: str) -> Moved
     answers = list(in_a_child(_move, (call_to(archive, tls), keys, to_ae), archive.wall_clock_s))
     if not answers:
         raise PeerError(f"{archive.name} did not say what came of it.")
-    status, moved = answers[-1]
+    status = answers[-1][0]
     if status == _UNKNOWN_DESTINATION:
         raise ObjectRefused(f"{archive.name} does not know the AE title {to_ae} as a place to send to (A801).")
     if status not in (0x0000, 0xB000):
         refusal = PeerBusy if 0xA700 <= status <= 0xA7FF else ObjectRefused
         raise refusal(f"{archive.name} answered C-MOVE with status {status:04X}.")
-    return Moved(*moved)
+    return Moved(*map(max, zip(*(counts for _, counts in answers), strict=True)))  # the last answer may leave them out
 
 
 def _ask(archive: Archive, tls: TlsSettings, keys: Keys) -> list[Keys]:
