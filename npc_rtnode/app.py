@@ -35,6 +35,7 @@ from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
+from npc_rtnode.adapters.intake_journal import IntakeJournal
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -50,6 +51,7 @@ from npc_rtnode.pipeline.commit import Committer, Requests
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
+from npc_rtnode.pipeline.replay import Replayer
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
@@ -65,8 +67,8 @@ PART_MAX_AGE_S = 3600
 JANITOR_S, RETENTION_S = 300, 3600
 """How often litter is looked for, and bytes that have been kept long enough."""
 
-CATCH_UP_S = 2
-"""How often the receiver offers the ledger what it did not take while it was away."""
+ADMISSION_S = 2
+"""How often the listener's door looks at disk and backlog."""
 
 ALARM_S = 6 * 3600
 """How often the log tells of certificates that end soon."""
@@ -93,6 +95,11 @@ class Home:
     def listener_file(self) -> Path:
         """Where the receiver says which port it listens on."""
         return self.root / "run" / "listener.json"
+
+    @property
+    def journal(self) -> Path:
+        """The intake journal: on the spool's file system, because it holds the same bytes for a while."""
+        return self.root / "spool" / "journal"
 
     def site_key(self) -> str:
         """A secret that keys study references; made once."""
@@ -234,22 +241,27 @@ class ReceiveRole:
         site_key, waits = self._station.home.site_key(), settings.assemble
         released_s = min(waits.released_s, waits.quiet_s)
         self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
-        self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now)
+        journal = IntakeJournal(self._station.home.journal, settings.listener.journal_mb * MEGABYTE)
+        reader, spool = InstanceReader(), self._station.spool
+        self._replayer = Replayer(journal, self._intake, spool, reader, utc_now)
+        journal.stirred = self._replayer.stir
+        sink = Receiver(spool, journal, reader, utc_now, self._replayer.entered)
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
-        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
-        self._listener = Listener(settings.listener, self._sink, self._door.refusal, credentials, commitments)
+        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now, self._replayer.run)
+        self._listener = Listener(settings.listener, sink, self._congestion, credentials, commitments)
         alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
-        self._metronome = Metronome(
-            [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S), *alarm]
-        )
+        self._metronome = Metronome([Tick("admission", self._door.look, ADMISSION_S), *alarm])
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
         self._lock = self._station.take("receive")
         self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
+        if waited := self._replayer.take_up():
+            logger.warning("records of the intake journal that the ledger had not taken yet", count=waited)
         if lost := self._intake.close_lost_associations(utc_now()):
             logger.warning("associations that the last process left open", count=lost)
+        self._replayer.start()
         port = self._listener.start()
         self._metronome.start()
         ports = self._listener.ports
@@ -262,10 +274,13 @@ class ReceiveRole:
         """Stop listening; what was acknowledged is safe already."""
         self._listener.stop(grace_s=5)
         self._metronome.stop()
-        self._sink.catch_up()
+        self._replayer.stop()
         self._station.home.listener_file.unlink(missing_ok=True)
         self._lock.release()
         self._station.close()
+
+    def _congestion(self) -> str | None:
+        return self._door.refusal() or self._replayer.congestion()
 
 
 class WorkRole:

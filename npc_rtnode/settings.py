@@ -156,6 +156,13 @@ class ListenerSettings(_Section):
     max_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="Largest P-DATA PDU that we offer to take.")
     max_object_mb: int = Field(512, ge=1, le=4096, description="A larger object is refused.")
     idle_timeout_s: Seconds = Field(60, description="An association silent for this long is aborted.")
+    journal_mb: int = Field(
+        1024,
+        ge=32,
+        le=65536,
+        description="While the ledger is away, so much of what is received waits in the intake journal; more is not "
+        "taken (A700).",
+    )
     reserve_free_mb: int = Field(2048, ge=0, description="With less free space than this, nothing is accepted (A700).")
 
 
