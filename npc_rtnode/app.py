@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -35,7 +35,7 @@ from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
-from npc_rtnode.adapters.intake_journal import IntakeJournal
+from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -69,6 +69,9 @@ JANITOR_S, RETENTION_S = 300, 3600
 
 ADMISSION_S = 2
 """How often the listener's door looks at disk and backlog."""
+
+LATE_S = 5
+"""A record of the intake journal that the ledger does not have after so long waits for something."""
 
 ALARM_S = 6 * 3600
 """How often the log tells of certificates that end soon."""
@@ -197,6 +200,16 @@ class Station:
         """Removes what has been kept long enough, by the settings in force."""
         limits = {name.removesuffix("_days"): days for name, days in self.settings.retain}
         return Retention(RetentionLedger(self.sessions), self.shelves, Days(**limits), utc_now)
+
+    @property
+    def notes(self) -> JournalReader:
+        """The intake journal, for looking only."""
+        return JournalReader(self.home.journal)
+
+    def late_records(self) -> int:
+        """How many records of the intake journal the ledger should have by now."""
+        oldest = utc_now() - timedelta(seconds=LATE_S)
+        return sum(noted.entry.at < oldest for noted in self.notes.waiting(self.queries.entered()))
 
     @property
     def marks(self) -> Marks:
@@ -351,6 +364,9 @@ class WorkRole:
         assembler = Assembler(self._series, self._station.spool, self._reader, utc_now, patience, sources)
 
         def look() -> int:
+            if late := self._station.late_records():
+                logger.warning("no series is closed before the ledger has what was received", records=late)
+                return 0
             closed = assembler.run()
             if due := self._series.next_due(utc_now()):
                 self._metronome.ring("assemble", due)

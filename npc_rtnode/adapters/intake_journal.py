@@ -267,8 +267,8 @@ class IntakeJournal:
         return max(len(self._segments) - 1, 0)
 
     def is_full(self) -> bool:
-        """Whether no more is taken until the ledger has taken some."""
-        return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes - _PAGE
+        """Whether soon no more is taken until the ledger has taken some."""
+        return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes // 2
 
     def prepare(self) -> None:
         """Have a segment ready for when the one in use is full."""
@@ -294,7 +294,7 @@ class JournalReader:
         """Records that came after that number, as far as they can be read now."""
         found: list[Noted] = []
         paths = _segments(self.folder)
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
+        for path, following in zip(paths, [*paths[1:], None], strict=False):
             if following is None or int(following.stem) > after + 1:
                 found += [noted for noted, _ in _frames(path, int(path.stem), 0, None) if noted.number > after]
         return found
