@@ -252,6 +252,10 @@ class Noted(Protocol):
 class IntakeNotes(Protocol):
     """The intake journal as the receiver writes it."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of contents that are not in the spool yet, where each will take as much room again."""
+
     def append(self, entry: IntakeEntry, content: bytes | bytearray = b"", wait: bool = True) -> int:
         """Write a record and, with `wait`, return once it is durable; its number. Raises DiskLow."""
 
@@ -271,6 +275,9 @@ class IntakeJournal(IntakeNotes, Protocol):
 
     def read(self, after: int, most: int) -> Sequence[Noted]:
         """Up to `most` records after that number, in order, each of them durable."""
+
+    def entered(self, upto: int) -> None:
+        """Records up to that number are in the ledger, and their contents in the spool."""
 
     def release(self, upto: int) -> None:
         """Records up to that number are safe elsewhere."""

@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ logger = log.get(__name__)
 SEGMENT_BYTES: Final = 16 << 20
 _SPARES: Final = 16
 """Used segments that are kept to be used again."""
+_AHEAD: Final = 2
+"""Segments that are written with zeros before they are needed: nobody who sends waits for that."""
 _ROOM_S: Final = 10.0
 """How long a record waits for the ledger to take others; then the sender is asked to try again."""
 _PAGE: Final = 4096
@@ -116,6 +119,9 @@ class IntakeJournal:
         self._segments: list[_Segment] = []
         self._next = 1
         self._cursor = (0, 0)  # the record that was read last, and where the next one begins
+        self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
+        self.waiting_bytes = 0
+        """Of contents that are not in the spool yet, where each will take as much room again."""
         self.stirred: Callable[[], object] = lambda: None
         """Called after each record that is in."""
 
@@ -183,6 +189,8 @@ class IntakeJournal:
             raise OSError(errno.ENOSPC, "a short write")
         self._next, segment.last = number + 1, number
         segment.end += -(-size // _PAGE) * _PAGE
+        self._outside.append((number, len(content)))
+        self.waiting_bytes += len(content)
         return segment, number, segment.end
 
     def _segment_for(self, size: int) -> _Segment:
@@ -253,6 +261,12 @@ class IntakeJournal:
 
     # --- letting go ---------------------------------------------------------------------------------------------------
 
+    def entered(self, upto: int) -> None:
+        """Records up to that number are in the ledger, and their contents in the spool."""
+        with self._lock:
+            while self._outside and self._outside[0][0] <= upto:
+                self.waiting_bytes -= self._outside.popleft()[1]
+
     def release(self, upto: int) -> None:
         """Records up to that number are safe elsewhere: their segments may be used again."""
         with self._lock:
@@ -271,9 +285,10 @@ class IntakeJournal:
         return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes // 2
 
     def prepare(self) -> None:
-        """Have a segment ready for when the one in use is full."""
+        """Have segments ready for when the one in use is full, though no more of them than may be."""
         with _disk_faults():
-            if not any(self._folder.glob("spare-*")):
+            ready = len(list(self._folder.glob("spare-*")))
+            for _ in range(min(_AHEAD, self._most - len(self._segments)) - ready):
                 _new_spare(self._folder, time.time_ns(), self._segment_bytes)
 
     def _reuse(self, segment: _Segment) -> None:

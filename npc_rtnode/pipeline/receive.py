@@ -121,7 +121,7 @@ class Receiver:
         if incoming.part is not None:
             return self._store_large(incoming.part, identity, request)
         content, sha256 = incoming.held()
-        self._spool.admit(len(content))
+        self._spool.admit(len(content) + self._notes.waiting_bytes)
         self._notes.append(Arrived(self._clock(), Arrival(identity, request, sha256, len(content))), content)
         return StoreOutcome.STORED
 

@@ -92,7 +92,7 @@ class Replayer:
             done = self.run()
             if done == 0 or self.journal.full_segments() >= UNSECURED_SEGMENTS:
                 self.secure()
-                self.journal.prepare()
+            self.journal.prepare()
             well = True
         return well
 
@@ -120,6 +120,7 @@ class Replayer:
         with self._at_work:
             while records := self.journal.read(self._applied, BATCH):
                 self._enter(records)
+                self.journal.entered(self._applied)
                 done += len(records)
         return done
 
