@@ -61,9 +61,6 @@ from npc_rtnode.settings import Destination, Settings, content_hash
 
 logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
-PART_MAX_AGE_S = 3600
-"""An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
-
 JANITOR_S, RETENTION_S = 300, 3600
 """How often litter is looked for, and bytes that have been kept long enough."""
 
@@ -269,7 +266,7 @@ class ReceiveRole:
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
         self._lock = self._station.take("receive")
-        self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
+        self._station.spool.sweep_parts(0, utc_now())  # nobody but this role begins any
         if waited := self._replayer.take_up():
             logger.warning("records of the intake journal that the ledger had not taken yet", count=waited)
         if lost := self._intake.close_lost_associations(utc_now()):
