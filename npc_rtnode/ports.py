@@ -232,6 +232,9 @@ class Content(Protocol):
     def copy_into(self, handle: int) -> None:
         """Copy all of them to where that descriptor stands."""
 
+    def read(self) -> bytes:
+        """All of them."""
+
 
 class Noted(Protocol):
     """One record of the intake journal."""

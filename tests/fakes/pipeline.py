@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from npc_rtnode.adapters.intake_journal import Content
 from npc_rtnode.domain.gates import GateResult, Outcome
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
@@ -27,7 +26,7 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.errors import DiskLow, NodeError, NotFound, Unreadable
-from npc_rtnode.ports import InstanceSink
+from npc_rtnode.ports import Content, InstanceSink
 from npc_rtnode.settings import Destination
 from tests.builders.outputs import prediction_of
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ import pytest
 
 from npc_rtnode.adapters import intake_journal
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
-from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader, Noted
+from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.identifiers import derived_uid
 from npc_rtnode.domain.records import (
@@ -29,6 +29,7 @@ from npc_rtnode.domain.records import (
     AssociationInfo,
     Ended,
     InstanceIdentity,
+    IntakeEntry,
     Opened,
     Refused,
     Rejected,
@@ -101,7 +102,7 @@ def segment(folder: Path) -> Path:
 def test_every_kind_comes_back_as_it_was(folder: Path) -> None:
     """Entries and content, in order, by another journal object too; files and folder are the owner's alone."""
     request = StoreRequest(INFO, MR, "1.2.3", EXPLICIT)
-    entries = [
+    entries: list[IntakeEntry] = [
         Opened(NOON, INFO),
         arrived(1, b"content"),
         Refused(NOON, request, StoreOutcome.UNREADABLE, "cut"),
@@ -322,8 +323,16 @@ def test_files_are_durable_before_the_journal_lets_go(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", spy)
-    monkeypatch.setattr(ledger.intake, "secured", lambda n: (told.append("ledger"), secured(n)))
-    monkeypatch.setattr(receiver.journal, "release", lambda n: (told.append("free"), release(n)))
+
+    def telling(word: str, deed: Callable[[int], None]) -> Callable[[int], None]:
+        def do(number: int) -> None:
+            told.append(word)
+            deed(number)
+
+        return do
+
+    monkeypatch.setattr(ledger.intake, "secured", telling("ledger", secured))
+    monkeypatch.setattr(receiver.journal, "release", telling("free", release))
     receiver.replayer.secure()
     assert told == ["file", "folder", "ledger", "free"]
 
@@ -501,4 +510,4 @@ def step_of(line: str) -> str:
 def test_nothing_waits_of_a_journal_that_is_not_there(tmp_path: Path) -> None:
     """A node that has never received anything has no journal, and that is no fault."""
     assert JournalReader(tmp_path / "none").waiting(0) == []
-    assert [noted for noted in JournalReader(tmp_path / "none").damaged() if isinstance(noted, Noted)] == []
+    assert JournalReader(tmp_path / "none").damaged() == []

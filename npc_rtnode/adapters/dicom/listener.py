@@ -1018,7 +1018,7 @@ class _Meter(DIMSEServiceProvider):
 
     def poke(self) -> None:
         """End a wait in `get_msg`: something else has happened."""
-        self.msg_queue.put((None, None))  # type: ignore[arg-type]  # which the library reads as 'nothing'
+        self.msg_queue.put((None, None))
 
     def arrived(self, message_id: int | None) -> Incoming | None:
         """What was received whole under that Message ID; None where no data set came."""
