@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -37,6 +37,7 @@ from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.doorbell import Porter, ring
+from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.adapters.spool import FileSpool
@@ -55,6 +56,7 @@ from npc_rtnode.pipeline.constancy import Constancy, Plan, Shelves
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
+from npc_rtnode.pipeline.replay import Replayer
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.sweep import Janitor, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
@@ -64,14 +66,14 @@ from npc_rtnode.settings import Destination, Settings, content_hash
 
 logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
-PART_MAX_AGE_S = 3600
-"""An unfinished file in the spool that is older than this belongs to nobody (intake.md 2.4 rule 7)."""
-
 JANITOR_S, RETENTION_S = 300, 3600
 """How often litter is looked for, and bytes that have been kept long enough."""
 
-CATCH_UP_S = 2
-"""How often the receiver offers the ledger what it did not take while it was away."""
+ADMISSION_S = 2
+"""How often the listener's door looks at disk and backlog."""
+
+LATE_S = 5
+"""A record of the intake journal that the ledger does not have after so long waits for something."""
 
 CONSTANCY_S = 5
 """How often the worker looks whether a constancy run is due, asked for or at its end."""
@@ -106,6 +108,11 @@ class Home:
     def bell(self) -> Path:
         """Where the receiver rings for the worker."""
         return self.root / "run" / "work.bell"
+
+    @property
+    def journal(self) -> Path:
+        """The intake journal: on the spool's file system, because it holds the same bytes for a while."""
+        return self.root / "spool" / "journal"
 
     def site_key(self) -> str:
         """A secret that keys study references; made once."""
@@ -205,6 +212,16 @@ class Station:
         return Retention(RetentionLedger(self.sessions), self.shelves, Days(**limits), utc_now)
 
     @property
+    def notes(self) -> JournalReader:
+        """The intake journal, for looking only."""
+        return JournalReader(self.home.journal)
+
+    def late_records(self) -> int:
+        """How many records of the intake journal the ledger should have by now."""
+        oldest = utc_now() - timedelta(seconds=LATE_S)
+        return sum(noted.entry.at < oldest for noted in self.notes.waiting(self.queries.entered()))
+
+    @property
     def marks(self) -> Marks:
         """Where the door warns, shuts and opens again."""
         admission, reserve = self.settings.admission, self.settings.listener.reserve_free_mb * MEGABYTE
@@ -248,22 +265,27 @@ class ReceiveRole:
         released_s = min(waits.released_s, waits.quiet_s)
         self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
         bell = self._station.home.bell
-        self._sink = Receiver(self._station.spool, self._intake, InstanceReader(), utc_now, lambda: ring(bell))
+        journal = IntakeJournal(self._station.home.journal, settings.listener.journal_mb * MEGABYTE)
+        reader, spool = InstanceReader(), self._station.spool
+        self._replayer = Replayer(journal, self._intake, spool, reader, utc_now, lambda: ring(bell))
+        journal.stirred = self._replayer.stir
+        sink = Receiver(spool, journal, reader, utc_now, self._replayer.entered)
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
-        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now)
-        self._listener = Listener(settings.listening, self._sink, self._door.refusal, credentials, commitments)
+        commitments = Requests(CommitmentLedger(self._station.sessions), utc_now, self._replayer.run)
+        self._listener = Listener(settings.listening, sink, self._congestion, credentials, commitments)
         alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
-        self._metronome = Metronome(
-            [Tick("catch up", self._sink.catch_up, CATCH_UP_S), Tick("admission", self._door.look, CATCH_UP_S), *alarm]
-        )
+        self._metronome = Metronome([Tick("admission", self._door.look, ADMISSION_S), *alarm])
 
     def start(self) -> int:
         """Sweep what a crash left, listen, say where; returns the port."""
         self._lock = self._station.take("receive")
-        self._station.spool.sweep_parts(PART_MAX_AGE_S, utc_now())
+        self._station.spool.sweep_parts(0, utc_now())  # nobody but this role begins any
+        if waited := self._replayer.take_up():
+            logger.warning("records of the intake journal that the ledger had not taken yet", count=waited)
         if lost := self._intake.close_lost_associations(utc_now()):
             logger.warning("associations that the last process left open", count=lost)
+        self._replayer.start()
         port = self._listener.start()
         self._metronome.start()
         ports = self._listener.ports
@@ -276,10 +298,13 @@ class ReceiveRole:
         """Stop listening; what was acknowledged is safe already."""
         self._listener.stop(grace_s=5)
         self._metronome.stop()
-        self._sink.catch_up()
+        self._replayer.stop()
         self._station.home.listener_file.unlink(missing_ok=True)
         self._lock.release()
         self._station.close()
+
+    def _congestion(self) -> str | None:
+        return self._door.refusal() or self._replayer.congestion()
 
 
 class WorkRole:
@@ -357,6 +382,9 @@ class WorkRole:
         assembler = Assembler(self._series, self._station.spool, self._reader, utc_now, patience, sources)
 
         def look() -> int:
+            if late := self._station.late_records():
+                logger.warning("no series is closed before the ledger has what was received", records=late)
+                return 0
             closed = assembler.run()
             if due := self._series.next_due(utc_now()):
                 self._metronome.ring("assemble", due)

@@ -5,7 +5,7 @@ Adapters fulfil these by shape alone. Pure functions need no port; they are call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from npc_rtnode.domain.records import (
     FoundObject,
     Holding,
     InstanceIdentity,
+    IntakeEntry,
     JobInHand,
     Lease,
     OpenSeries,
@@ -69,6 +70,18 @@ class Spool(Protocol):
     def begin(self) -> Part:
         """An object of which not all is there yet. Raises DiskLow."""
 
+    def admit(self, size: int) -> None:
+        """DiskLow when `size` bytes more would go into the reserve."""
+
+    def lay(self, content: Content, sha256: str) -> None:
+        """Put content that is durable elsewhere in its place, whole but not durable before `settle`. Raises DiskLow."""
+
+    def settle(self, names: Collection[str]) -> None:
+        """Make durable what was laid there, where it still is. Raises DiskLow."""
+
+    def remove(self, sha256: str) -> bool:
+        """Take an object away; whether it was there."""
+
     def path(self, sha256: str) -> Path:
         """Where those bytes lie; the name is the digest, never a text from a peer."""
 
@@ -83,7 +96,7 @@ class Part(Protocol):
     def size(self) -> int:
         """Bytes written so far."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append, digest on the way. Raises DiskLow."""
 
     def reading(self, skip: int = 0) -> AbstractContextManager[memoryview]:
@@ -102,8 +115,8 @@ class Incoming(Protocol):
     `write` and `discard` may come from two threads; after `store` or `discard` there is nothing more to say to it.
     """
 
-    def write(self, data: bytes) -> None:
-        """The next bytes of the data set, as they came."""
+    def write(self, data: bytes | memoryview) -> None:
+        """The next bytes of the data set, as they came; they may be gone after it."""
 
     def store(self) -> StoreOutcome:
         """That was all of it: keep it durably, or say why it was not kept."""
@@ -219,29 +232,113 @@ class Sender(Protocol):
         """C-ECHO; seconds it took, else raises a PeerError."""
 
 
+class Content(Protocol):
+    """The bytes of one instance, where the intake journal has them."""
+
+    def copy_into(self, handle: int) -> None:
+        """Copy all of them to where that descriptor stands."""
+
+    def read(self) -> bytes:
+        """All of them."""
+
+
+class Noted(Protocol):
+    """One record of the intake journal."""
+
+    @property
+    def number(self) -> int:
+        """Higher than that of every record before it."""
+
+    @property
+    def entry(self) -> IntakeEntry:
+        """What happened."""
+
+    @property
+    def content(self) -> Content | None:
+        """Of an instance; None where its bytes are in the spool already."""
+
+
+class IntakeNotes(Protocol):
+    """The intake journal as the receiver writes it."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of contents that are not in the spool yet, where each will take as much room again."""
+
+    def append(self, entry: IntakeEntry, content: bytes | bytearray = b"", wait: bool = True) -> int:
+        """Write a record and, with `wait`, return once it is durable; its number. Raises DiskLow."""
+
+
+class IntakeJournal(IntakeNotes, Protocol):
+    """The intake journal as whoever enters it into the ledger needs it."""
+
+    @property
+    def last(self) -> int:
+        """The number of the newest record."""
+
+    def open(self, applied: int) -> None:
+        """Take up what an earlier process left; numbers go on after `applied`. Raises MomentFault."""
+
+    def close(self) -> None:
+        """Let go of it; what waits is there for the next process."""
+
+    def read(self, after: int, most: int) -> Sequence[Noted]:
+        """Up to `most` records after that number, in order, each of them durable."""
+
+    def entered(self, upto: int) -> None:
+        """Records up to that number are in the ledger, and their contents in the spool."""
+
+    def release(self, upto: int) -> None:
+        """Records up to that number are safe elsewhere."""
+
+    def full_segments(self) -> int:
+        """How many segments hold something, besides the one that is being written."""
+
+    def is_full(self) -> bool:
+        """Whether no more is taken until the ledger has taken some."""
+
+    def prepare(self) -> None:
+        """Have room ready for what comes next."""
+
+
 class IntakePages(Protocol):
-    """The ledger as receiving needs it."""
+    """The ledger as entering the intake journal needs it."""
+
+    def position(self) -> tuple[int, int]:
+        """Up to which number records stand there, and up to which their files are durable by themselves."""
+
+    def secured(self, number: int) -> None:
+        """The files of all records up to that number are durable by themselves."""
+
+    def replay(
+        self, records: Sequence[tuple[int, IntakeEntry]], now: datetime, keep: Callable[[str], object]
+    ) -> dict[int, StoreOutcome]:
+        """One transaction: every record that does not stand there yet, in order; what became of each instance.
+
+        `keep` is called with the digest of each instance that counts, while nobody else writes.
+        """
+
+    def set_aside(self, number: int, entry: IntakeEntry, reason: str, now: datetime) -> None:
+        """A record that cannot be entered is told, and does not come again."""
+
+    def gone(self, names: Sequence[str]) -> set[str]:
+        """Of these digests, those whose bytes were removed from the spool and have not come again."""
+
+    def known(self, sop_uids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Of these SOP Instance UIDs, each that is there with the SHA-256 of its contents in order of arrival."""
+
+
+class ReclaimPages(Protocol):
+    """The ledger as taking in what it has forgotten needs it: one instance at a time, no receiver running."""
 
     def association_opened(self, info: AssociationInfo, now: datetime) -> None:
         """An association was accepted."""
 
     def association_ended(self, info: AssociationInfo, how: str, refused: Sequence[str], now: datetime) -> None:
-        """It was released, aborted, lost or let go for idleness; `refused` are the images of it that were not taken."""
-
-    def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
-        """A caller was refused."""
-
-    def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
-        """An instance was refused, and why."""
-
-    def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
-        """Whether this UID is one of our own results; if so the return is counted."""
-
-    def copies(self, sop_uid: str) -> tuple[str, ...]:
-        """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
+        """It ended, and how."""
 
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
-        """The instance's row, committed: STORED, DUPLICATE or CONFLICT."""
+        """One transaction: the instance, its series revision, its study; or it is an object of ours."""
 
 
 class SeriesPages(Protocol):

@@ -156,6 +156,18 @@ class ListenerSettings(_Section):
     max_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="Largest P-DATA PDU that we offer to take.")
     max_object_mb: int = Field(512, ge=1, le=4096, description="A larger object is refused.")
     idle_timeout_s: Seconds = Field(60, description="An association silent for this long is aborted.")
+    fast_store: bool = Field(
+        True,
+        description="C-STORE is read, kept and answered in one thread, past the DICOM library's queues. false: only if "
+        "a sender is suspected not to get on with it.",
+    )
+    journal_mb: int = Field(
+        1024,
+        ge=32,
+        le=65536,
+        description="While the ledger is away, so much of what is received waits in the intake journal; more is not "
+        "taken (A700).",
+    )
     reserve_free_mb: int = Field(2048, ge=0, description="With less free space than this, nothing is accepted (A700).")
 
 

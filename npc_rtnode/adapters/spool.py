@@ -12,11 +12,11 @@ import mmap
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from npc_rtnode.errors import DiskLow, NotFound, Unreadable
 
@@ -24,6 +24,13 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INCOMING: Final = "incoming"
+
+
+class Copyable(Protocol):
+    """Bytes in another file."""
+
+    def copy_into(self, handle: int) -> None:
+        """Copy all of them to where that descriptor stands."""
 
 
 class FileSpool:
@@ -55,6 +62,32 @@ class FileSpool:
         with _disk_faults():
             self.admit(1)
             return Part(self, self._root / _INCOMING / f"{secrets.token_hex(16)}.part")
+
+    def lay(self, content: Copyable, sha256: str) -> None:
+        """Put content that is durable elsewhere in its place here, whole but not durable before `settle`; DiskLow."""
+        with _disk_faults():
+            if not _holds(self.path(sha256), sha256):
+                self._copy(content, sha256)
+
+    def _copy(self, content: Copyable, sha256: str) -> None:
+        part = self._root / _INCOMING / f"{secrets.token_hex(16)}.part"
+        handle = os.open(part, _NEW_FILE, 0o600)
+        try:
+            content.copy_into(handle)
+            part.rename(self.path(sha256))
+        finally:
+            os.close(handle)
+            with suppress(OSError):
+                part.unlink()
+
+    def settle(self, names: Collection[str]) -> None:
+        """Make durable what was laid there, where it still is; DiskLow when the disk fails."""
+        with _disk_faults():
+            for name in names:
+                with suppress(FileNotFoundError):
+                    _sync(self.path(name), os.O_RDONLY)
+            for folder in {self.path(name).parent for name in names}:
+                _sync_folder(folder)
 
     def path(self, sha256: str) -> Path:
         """Where those bytes lie, or would lie; NotFound for anything but 64 lower-case hexadecimal digits."""
@@ -126,7 +159,7 @@ class Part:
         self._stream = open(os.open(path, _NEW_FILE, 0o600), "wb", buffering=0)  # noqa: SIM115  (closed by its end)
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append, digest on the way; DiskLow when it would go into the reserve, or when the disk fails."""
         with _disk_faults():
             self._spool.admit(len(data))
@@ -199,7 +232,11 @@ def _make_folders(root: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, how: int) -> None:
+    handle = os.open(path, how | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

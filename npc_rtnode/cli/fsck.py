@@ -14,7 +14,7 @@ import typer
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
 from npc_rtnode.adapters.database.proof import ProofLedger
-from npc_rtnode.app import MEGABYTE, Station, utc_now
+from npc_rtnode.app import LATE_S, MEGABYTE, Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, answer, out, settings_of, table
 from npc_rtnode.domain.invariants import BY_CODE, HouseFacts, Looked
 from npc_rtnode.pipeline.fsck import Checker
@@ -105,6 +105,8 @@ def _numbers(station: Station) -> Iterator[tuple[str, float, float]]:
     yield f"unfinished files older than {LEFT_S} s", sum(_is_old(path) for path in _parts(station.home.root)), 0
     if limit := station.settings.admission.max_backlog:
         yield "jobs that wait", AdmissionLedger(station.sessions).backlog(), limit
+    yield f"records of the intake journal that wait for longer than {LATE_S} s", station.late_records(), 0
+    yield "stretches of the intake journal that could not be read", len(station.notes.damaged()), 0
     if pid := _receiver(station.home.listener_file):
         yield from _process(pid, THREADS_BESIDE + 2 * station.settings.listener.max_associations)
 

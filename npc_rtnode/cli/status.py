@@ -20,7 +20,7 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     """Admission, disk, backlog and how many of what, by state; exit 0 open, 3 a person should look."""
     station = Station(settings_of(config))
     schema.require_head(station.engine)
-    admission, counts = admission_of(station), station.queries.counts()
+    admission, counts = admission_of(station), _counts(station)
     constancy = newest(ConstancyLedger(station.sessions))
     station.close()
     if as_json:
@@ -30,6 +30,13 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
         table("", ("what", "how it stands"), rows)
     if admission["level"] != Level.OPEN or RunState.ALARM in constancy:
         raise typer.Exit(3)
+
+
+def _counts(station: Station) -> dict[str, Any]:
+    """How many of what; also what is safe in the intake journal and not in the ledger yet."""
+    notes, entered = station.notes, station.queries.entered()
+    waiting = {"records_waiting": len(notes.waiting(entered)), "journal_damaged": len(notes.damaged())}
+    return {**station.queries.counts(), **waiting}
 
 
 def admission_of(station: Station) -> dict[str, Any]:

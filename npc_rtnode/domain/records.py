@@ -102,6 +102,58 @@ class FoundObject:
     size: int
 
 
+# --- the intake journal -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An association was accepted."""
+
+    at: datetime
+    association: AssociationInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A caller was refused."""
+
+    at: datetime
+    association: AssociationInfo
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An instance was refused; nothing of it was acknowledged."""
+
+    at: datetime
+    request: StoreRequest
+    outcome: StoreOutcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An instance is safe; its sender is told Success."""
+
+    at: datetime
+    arrival: Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An association ended; `refused` are the images of it that were not taken."""
+
+    at: datetime
+    association: AssociationInfo
+    how: str
+    refused: tuple[str, ...] = ()
+
+
+IntakeEntry = Opened | Rejected | Refused | Arrived | Ended
+"""What the receiver notes down, in the order in which it happened."""
+
+
 # --- storage commitment -----------------------------------------------------------------------------------------------
 
 

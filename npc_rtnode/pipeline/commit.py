@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,9 +26,12 @@ class Requests:
 
     pages: CommitmentPages
     clock: Clock
+    enter: Callable[[], object] = lambda: None
+    """Bring the ledger up to what was acknowledged before this moment; raises LedgerUnavailable."""
 
     def request(self, request: CommitmentRequest) -> None:
         """Durable before it returns."""
+        self.enter()
         self.pages.request(request, self.clock())
 
 

@@ -17,7 +17,7 @@ from npc_rtnode import log
 from npc_rtnode.domain.records import AssociationInfo, FoundObject, StoreOutcome
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.errors import Unreadable
-from npc_rtnode.ports import Clock, IntakePages, ProofShelf, RecoveryPages, StoredReader
+from npc_rtnode.ports import Clock, ProofShelf, ReclaimPages, RecoveryPages, StoredReader
 
 logger = log.get(__name__)
 RECLAIMED = "reclaimed"
@@ -52,7 +52,7 @@ class Reconciler:
     """Looks at the spool and the outbox with the ledger's eyes."""
 
     pages: RecoveryPages
-    intake: IntakePages
+    intake: ReclaimPages
     shelves: Mapping[Place, ProofShelf]
     reader: StoredReader
     new_id: Namer
@@ -94,9 +94,9 @@ class Reconciler:
         except Unreadable:
             done.unreadable += 1
             return
-        if self.intake.own_object_came_back(arrival.identity.sop_uid, self.clock()):
-            return
         outcome = self.intake.record(arrival, _written_at(path))
+        if outcome is StoreOutcome.OWN_OBJECT:
+            return
         done.taken_in += outcome is not StoreOutcome.CONFLICT
         done.conflicts += outcome is StoreOutcome.CONFLICT
 

@@ -279,11 +279,13 @@ class Node:
     def events(self, event: str = "") -> list[EventRow]:
         """Journal rows, of one kind or all."""
         query = select(EventRow).order_by(EventRow.seq)
+        self.settle()
         with self._sessions.reading() as session:
             return list(session.scalars(query.where(EventRow.event == event) if event else query))
 
     def associations(self) -> list[AssociationRow]:
         """Who called."""
+        self.settle()
         with self._sessions.reading() as session:
             return list(session.scalars(select(AssociationRow)))
 
@@ -301,18 +303,27 @@ class Node:
         counts = self.queries.counts()
         return not (_MOVING & (set(counts["series"]) | set(counts["jobs"])))
 
-    def instances(self) -> dict[str, InstanceRow]:
-        """Every instance that the ledger has, by SOP Instance UID."""
-        return {row.sop_uid: row for row in self.instance_rows()}
+    def settle(self, seconds: float = 20) -> None:
+        """Until the ledger has what was acknowledged before, or that time is over."""
+        deadline = time.monotonic() + seconds
+        while self.station.notes.waiting(self.station.queries.entered()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
-    def instance_rows(self) -> list[InstanceRow]:
-        """Every instance that the ledger has; conflicting contents have a row each."""
+    def instances(self, settled: bool = True) -> dict[str, InstanceRow]:
+        """Every instance that the ledger has, by SOP Instance UID."""
+        return {row.sop_uid: row for row in self.instance_rows(settled)}
+
+    def instance_rows(self, settled: bool = True) -> list[InstanceRow]:
+        """Every instance that the ledger has, once it is up to date; conflicting contents have a row each."""
+        if settled:
+            self.settle()
         with self._sessions.reading() as session:
             return list(session.scalars(select(InstanceRow)))
 
     def copies(self, sop_uid: str) -> list[str]:
         """The SHA-256 of every content under a SOP Instance UID, in order of arrival."""
         query = select(InstanceRow.sha256).where(InstanceRow.sop_uid == sop_uid).order_by(InstanceRow.id)
+        self.settle()
         with self._sessions.reading() as session:
             return list(session.scalars(query))
 

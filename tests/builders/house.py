@@ -28,7 +28,7 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.pipeline.fsck import Checker
-from npc_rtnode.pipeline.receive import Receiver
+from tests.builders.intake import Intake
 from tests.builders.ledger import QUIET_S, Ledger
 from tests.builders.mr_series import make_series
 from tests.fakes.pipeline import hand_over
@@ -61,9 +61,11 @@ class House:
 
     def receive(self) -> None:
         """Every file as the listener would hand it over."""
-        sink = Receiver(self.spool, self.ledger.intake, InstanceReader(), lambda: self.ledger.now)
+        sink = Intake(self.ledger, self.root / "spool", self.spool, InstanceReader())
         for file in self.files:
-            assert hand_over(sink, received(self.ledger, file)) in {StoreOutcome.STORED, StoreOutcome.DUPLICATE}
+            assert hand_over(sink, received(self.ledger, file)) is StoreOutcome.STORED
+        sink.replayer.secure()
+        sink.journal.close()
 
     def complete(self) -> None:
         """Received, quiet, whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,7 +26,7 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.report import ObjectPlan
 from npc_rtnode.errors import DiskLow, NodeError, NotFound, Unreadable
-from npc_rtnode.ports import InstanceSink
+from npc_rtnode.ports import Content, InstanceSink
 from npc_rtnode.settings import Destination
 from tests.builders.outputs import prediction_of
 
@@ -54,6 +54,22 @@ class FakeSpool:
         self.kept[sha256_hex(joined)] = joined
         return sha256_hex(joined)
 
+    def admit(self, size: int) -> None:
+        """DiskLow, or nothing."""
+        if self.full:
+            raise DiskLow("the test says so")
+
+    def lay(self, content: Content, sha256: str) -> None:
+        """Keep what the journal holds."""
+        self.kept[sha256] = content.read()
+
+    def settle(self, names: Collection[str]) -> None:
+        """A dictionary is as durable as it gets."""
+
+    def remove(self, sha256: str) -> bool:
+        """Whether it was there."""
+        return self.kept.pop(sha256, None) is not None
+
     def path(self, sha256: str) -> Path:
         """A path that stands for the digest."""
         return Path(sha256)
@@ -77,7 +93,7 @@ class FakePart:
         """Bytes so far."""
         return len(self.data)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append, or raise DiskLow."""
         if self.spool.full:
             raise DiskLow("the test says so")

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.engine import open_engine
+from npc_rtnode.adapters.intake_journal import JournalReader
 
 ROOT: Final = Path(__file__).parents[2]
 START_S = STOP_S = 60.0
@@ -143,8 +144,15 @@ class Receiver:
         """Everything that it has logged."""
         return self._log.read_text("utf-8", "replace")
 
+    def waiting(self) -> int:
+        """Records of the intake journal that the ledger does not have yet."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
+            (applied,) = ledger.execute("SELECT applied FROM intake_position").fetchone() or (0,)
+        return len(JournalReader(self.home / "spool" / "journal").waiting(applied))
+
     def rows(self) -> dict[str, list[str]]:
-        """SHA-256 of every content that the ledger knows, by SOP Instance UID."""
+        """SHA-256 of every content that the ledger knows, by SOP Instance UID, once it has what was acknowledged."""
+        assert eventually(lambda: self.waiting() == 0), self.said()
         found: dict[str, list[str]] = {}
         with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
             for sop_uid, sha256 in ledger.execute("SELECT sop_uid, sha256 FROM instances"):
@@ -153,6 +161,7 @@ class Receiver:
 
     def talking(self) -> int:
         """How many associations have not ended, by the ledger."""
+        assert eventually(lambda: self.waiting() == 0), self.said()
         with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
             return int(ledger.execute("SELECT count(*) FROM associations WHERE ended_at IS NULL").fetchone()[0])
 

@@ -23,8 +23,8 @@ from npc_rtnode.cli.checks import examine
 from npc_rtnode.domain.admission import MEGABYTE, Level, Marks, Standing
 from npc_rtnode.domain.records import Finding
 from npc_rtnode.pipeline.admit import Gatekeeper
-from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.settings import ListenerSettings, Peer, Settings
+from tests.builders.intake import Intake
 from tests.builders.ledger import Ledger
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -38,7 +38,7 @@ class Door:
     def __init__(self, ledger: Ledger, folder: Path) -> None:
         self.free_mb, self.ledger = 900, ledger
         self.gatekeeper = Gatekeeper(AdmissionLedger(ledger.sessions), self._free, MARKS, lambda: ledger.now)
-        sink = Receiver(FileSpool(folder / "spool", 0), ledger.intake, InstanceReader(), lambda: ledger.now)
+        sink = Intake(ledger, folder / "spool", FileSpool(folder / "spool", 0), InstanceReader())
         settings = ListenerSettings(port=0, peers=(Peer(ae_title="SCANNER", networks=("127.0.0.1/32",)),))
         self.listener = Listener(settings, sink, self.gatekeeper.refusal)
         self.port = self.listener.start()

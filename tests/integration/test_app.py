@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from npc_rtnode.adapters.database import schema
-from npc_rtnode.app import Home, ReceiveRole, Station
+from npc_rtnode.adapters.intake_journal import IntakeJournal
+from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, utc_now
 from npc_rtnode.cli.checks import examine
+from npc_rtnode.cli.fsck import checker
+from npc_rtnode.domain.records import AssociationInfo, Opened
 from npc_rtnode.errors import ConfigFault, LedgerUnavailable, MomentFault, SchemaFault
 from npc_rtnode.settings import DatabaseSettings, Settings
 from tests.fakes.pipeline import FakePredictor
@@ -105,3 +109,17 @@ def test_doctor_tells_what_came_and_was_refused(station: Station) -> None:
     checks = {check.name: check for check in examine(station.settings, golden=False)}
     assert checks["traffic"].said == "0 instances, 0 associations refused, 0 own objects came back"
     assert checks["peers"].outcome == "warning"
+
+
+def test_records_that_wait_for_long_are_late(station: Station) -> None:
+    """What was acknowledged some time ago and is not in the ledger counts as late, for the worker and for `fsck`."""
+    journal = IntakeJournal(station.home.journal, 64 * MEGABYTE, MEGABYTE)
+    journal.open(0)
+    caller = AssociationInfo("a-1", "PACS", "NPC_RTNODE", "127.0.0.1")
+    journal.append(Opened(utc_now(), caller))
+    assert station.late_records() == 0, "it has come just now"
+    journal.append(Opened(utc_now() - timedelta(seconds=60), caller))
+    assert station.late_records() == 1
+    (bounds,) = [one for one in checker(station).run() if one.code == "I12"]
+    assert [words for words in bounds.breaches if "intake journal" in words]
+    journal.close()

@@ -155,7 +155,7 @@ class TestSchema:
     def test_a_time_without_zone_is_refused(self, ledger: Ledger) -> None:
         """Only aware times enter the ledger, and they come back as UTC."""
         with pytest.raises(Exception, match="without its zone"):
-            ledger.intake.association_opened(ledger.association, datetime(2026, 1, 1))
+            ledger.intake.association_opened(replace(ledger.association, association_id="a-2"), datetime(2026, 1, 1))
         ledger.receive("1.2.3.1")
         with ledger.sessions.reading() as session:
             assert session.scalars(select(InstanceRow.received_at)).one() == NOON
@@ -433,9 +433,9 @@ class TestIntake:
         """A result that a PACS routes back is known by its UID and counted; a stranger is not."""
         job = ledger.written()
         own = ledger.result(job).objects[0][0].sop_uid
-        assert ledger.intake.own_object_came_back(own, ledger.now)
-        assert ledger.intake.own_object_came_back(own, ledger.now)
-        assert not ledger.intake.own_object_came_back("1.2.3.1", ledger.now)
+        assert ledger.receive(own) is StoreOutcome.OWN_OBJECT
+        assert ledger.receive(own) is StoreOutcome.OWN_OBJECT
+        assert ledger.receive("1.2.3.1") is StoreOutcome.DUPLICATE
         assert ledger.queries.counts()["came_back"] == 2
 
 

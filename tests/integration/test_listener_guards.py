@@ -27,6 +27,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, CTImageStorage
 
 from npc_rtnode.domain.identifiers import derived_uid
+from npc_rtnode.pipeline.receive import HELD_BYTES
 from npc_rtnode.supervisor import STOP_S
 from tests.builders import pdu
 from tests.builders.mr_series import SeriesSpec, slice_dataset
@@ -257,7 +258,7 @@ def test_sigterm_with_stalled_peers(tmp_path: Path) -> None:
             stack.enter_context(RawPeer(running.port)).send(stub)
         storing = stack.enter_context(RawPeer(running.port))
         assert storing.associate() == ACCEPTED
-        storing.send(*pdu.store(bytes(100_000), "1.2.3")[:4])
+        storing.send(*pdu.store(bytes(HELD_BYTES + 100_000), "1.2.3")[:-1])
         assert eventually(lambda: len(running.parts()) == 1)
         code, seconds = running.terminate()
         assert (code, seconds < STOP_S) == (0, True), running.said()
@@ -548,13 +549,15 @@ def test_a_large_object_is_not_held_in_memory(receiver: Receiver, peer: RawPeer)
 
 @row(27)
 @pytest.mark.parametrize("how", ["hang up", "abort", "release", "another context", "command again", "no command"])
-def test_cut_in_mid_transfer(receiver: Receiver, peer: RawPeer, how: str) -> None:
-    """However it ends early, no part, no row and no thread is left, and nobody was told Success."""
+@pytest.mark.parametrize("megabytes", [1, 3])
+def test_cut_in_mid_transfer(receiver: Receiver, peer: RawPeer, how: str, megabytes: int) -> None:
+    """However it ends early, held in memory or in its part file already: no part, no row and no thread is left, and
+    nobody was told Success."""
     data, sop_uid = one_slice()
-    head, *rest = pdu.store(data * 20, sop_uid)
+    head, *rest = pdu.store(data + bytes(megabytes << 20), sop_uid)
     if how != "no command":
-        peer.send(head, rest[0])
-        assert eventually(lambda: len(receiver.parts()) == 1)
+        peer.send(head, *rest[:-1])
+        assert eventually(lambda: len(receiver.parts()) == (megabytes << 20 > HELD_BYTES))
     cuts = {
         "abort": pdu.ABORT,
         "release": pdu.RELEASE,
@@ -602,15 +605,20 @@ def test_a_disk_that_fills_in_mid_transfer(tmp_path: Path) -> None:
 
 @row(29)
 def test_a_spool_that_cannot_be_written(receiver: Receiver, peer: RawPeer) -> None:
-    """Whatever the fault, the sender is asked to send again, on the same association."""
-    data, sop_uid = one_slice()
+    """Whatever the fault, the sender is asked to send again, on the same association; what the intake journal could
+    take all the same waits there, and has its file and its row as soon as the spool can be written."""
+    (ds, data), (small, sop_uid) = large(3), one_slice()
     place = receiver.home / "spool" / "incoming"
     place.rename(place.with_name("away"))
     try:
-        assert peer.store(data, sop_uid) == NO_RESOURCES
+        assert peer.store(data, ds.SOPInstanceUID) == NO_RESOURCES
+        assert peer.store(small, sop_uid) == SUCCESS
+        time.sleep(1)
+        assert receiver.waiting() > 0
     finally:
         place.with_name("away").rename(place)
-    assert peer.store(data, sop_uid) == SUCCESS
+    assert peer.store(data, ds.SOPInstanceUID) == SUCCESS
+    assert len(receiver.kept(sop_uid)) == len(receiver.kept(ds.SOPInstanceUID)) == 1
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

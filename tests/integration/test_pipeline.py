@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from npc_rtnode.adapters.database import intake as intake_ledger
 from npc_rtnode.adapters.database.desk import Only
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.recovered import RecoveryLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
-from npc_rtnode.adapters.database.tables import AssociationRow
+from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow
 from npc_rtnode.cli import studies
 from npc_rtnode.cli.replay import Rehearsal
 from npc_rtnode.domain.identifiers import digest_of
@@ -45,7 +47,6 @@ from npc_rtnode.errors import (
     NodeStopping,
     NotFound,
     ObjectRefused,
-    SchemaFault,
     Unreachable,
     Unreadable,
 )
@@ -53,10 +54,11 @@ from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.infer import Inferrer
-from npc_rtnode.pipeline.receive import Receiver
+from npc_rtnode.pipeline.receive import HELD_BYTES
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.write import Letterhead, Writer
 from npc_rtnode.settings import NO_QA, ContentSettings, Destination, QaSettings
+from tests.builders.intake import Intake
 from tests.builders.ledger import MR, NOON, QUIET_S, Ledger
 from tests.fakes.pipeline import (
     STATEMENT,
@@ -117,15 +119,19 @@ def test_an_attempt_whose_failure_cannot_be_recorded_is_out_of_hand(ledger: Ledg
 
 
 class TestReceive:
+    @pytest.fixture(autouse=True)
+    def _in_a_folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
     def received(self, ledger: Ledger, encoded: bytes = b"data", sop_uid: str = "1.2.3.1") -> ReceivedInstance:
         """What the listener hands over."""
         return ReceivedInstance(ledger.association, MR, sop_uid, "1.2.840.10008.1.2.1", encoded)
 
-    def receiver(self, ledger: Ledger, spool: FakeSpool, **structure: object) -> Receiver:
+    def receiver(self, ledger: Ledger, spool: FakeSpool, at_once: bool = True, **structure: object) -> Intake:
         """The stage over the ledger."""
         identity = InstanceIdentity(MR, "1.2.3.1", "1.2", "1.2.3", "MR")
         reader = FakeStructure(**{"identity": identity, **structure})  # type: ignore[arg-type]
-        return Receiver(spool, ledger.intake, reader, lambda: ledger.now)
+        return Intake(ledger, self.folder, spool, reader, at_once)
 
     def test_bytes_and_row_come_before_success(self, ledger: Ledger) -> None:
         """STORED means that the bytes are in the spool under the digest that the row names."""
@@ -139,7 +145,7 @@ class TestReceive:
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
         incoming = receiver.begin(self.received(ledger))
-        incoming.write(b"da")
+        incoming.write(bytes(HELD_BYTES + 1))
         spool.full = True
         incoming.write(b"ta")
         spool.full = False
@@ -164,52 +170,67 @@ class TestReceive:
         assert hand_over(receiver, self.received(ledger)) is StoreOutcome.NO_RESOURCES
         assert ledger.queries.counts()["instances"] == 0
 
-    def test_an_end_that_was_not_recorded_is_made_up_for(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The ledger is away when the association ends: its true time, way and refused images are recorded later."""
-        receiver = self.receiver(ledger, FakeSpool(full=True))
-        hand_over(receiver, self.received(ledger))
+    def test_what_the_ledger_does_not_take_waits_in_order(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The ledger is away from before an instance to after its association's end: acknowledged all the same, and
+        entered later with their own times, the end with the image that was refused."""
+        receiver = self.receiver(ledger, FakeSpool(), at_once=False)
 
         def away(*_: object) -> None:
             raise LedgerUnavailable
 
         with monkeypatch.context() as patched:
-            patched.setattr(ledger.intake, "association_ended", away)
+            patched.setattr(ledger.intake, "replay", away)
+            assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
+            assert hand_over(receiver, self.received(ledger, sop_uid="1.2.3.9")) is StoreOutcome.MISMATCH
             receiver.closed(ledger.association, "aborted")
-            assert receiver.catch_up() == 0
+            with pytest.raises(LedgerUnavailable):
+                receiver.replayer.run()
         ended_at = ledger.now
         ledger.later(7)
-        assert (receiver.catch_up(), receiver.catch_up()) == (1, 0)
+        assert (receiver.replayer.waiting, receiver.replayer.run(), receiver.replayer.run()) == (3, 3, 0)
         with ledger.sessions.reading() as session:
             row = session.get_one(AssociationRow, ledger.association.association_id)
-        assert (row.how, row.refused, row.ended_at) == ("aborted", ["1.2.3.1"], ended_at)
+            (instance,) = session.scalars(select(InstanceRow))
+        assert (row.how, row.refused, row.ended_at) == ("aborted", ["1.2.3.9"], ended_at)
+        assert instance.received_at == ended_at
 
-    def test_an_end_that_fails_otherwise_is_not_forgotten(
+    def test_a_record_that_cannot_be_entered_holds_up_no_other(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Tables that are missing for a moment: the fault is told, and the end is recorded when they are there."""
-        receiver = self.receiver(ledger, FakeSpool())
+        """The one whose entering fails is told in the events and does not come again; those around it are there."""
+        receiver = self.receiver(ledger, FakeSpool(), at_once=False)
+        for number in (1, 2, 3):
+            receiver.rejected(replace(ledger.association, association_id=f"b-{number}"), f"reason {number}")
+        tell = intake_ledger._tell_rejection
 
-        def unfit(*_: object) -> None:
-            raise SchemaFault
+        def poisoned(batch: Any, info: Any, reason: str, at: Any) -> None:
+            if reason == "reason 2":
+                raise ZeroDivisionError
+            tell(batch, info, reason, at)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(ledger.intake, "association_ended", unfit)
-            with pytest.raises(SchemaFault):
-                receiver.closed(ledger.association, "released")
-        assert receiver.catch_up() == 1
+        monkeypatch.setattr(intake_ledger, "_tell_rejection", poisoned)
+        receiver.replayer.run()
+        assert [event for event, _ in self.events(ledger)] == ["REJECTED", "RECORD_SET_ASIDE", "REJECTED"]
+        assert receiver.replayer.run() == 0
 
-    def test_a_ledger_that_is_away_never_gives_success(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without a row there is no Success, though the bytes are safe; the next try is."""
+    def test_a_large_object_is_in_the_ledger_before_success(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is too large for the journal has its bytes in the spool and its row in the ledger, or is sent again."""
         spool = FakeSpool()
-        receiver = self.receiver(ledger, spool)
+        receiver = self.receiver(ledger, spool, at_once=False)
+        large = self.received(ledger, bytes(HELD_BYTES + 1))
 
-        def away(*_: object) -> StoreOutcome:
+        def away(*_: object) -> None:
             raise LedgerUnavailable
 
-        with monkeypatch.context() as patch:
-            patch.setattr(ledger.intake, "record", away)
-            assert hand_over(receiver, self.received(ledger)) is StoreOutcome.NO_RESOURCES
-        assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger.intake, "replay", away)
+            assert hand_over(receiver, large) is StoreOutcome.NO_RESOURCES
+        assert hand_over(receiver, large) is StoreOutcome.DUPLICATE, "the record of the first time has waited"
+        assert ledger.queries.counts()["instances"] == 1
         assert len(spool.kept) == 1
 
     def test_another_encoding_of_what_is_here_is_no_conflict(self, ledger: Ledger) -> None:
@@ -217,7 +238,7 @@ class TestReceive:
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
         assert hand_over(receiver, self.received(ledger)) is StoreOutcome.STORED
-        assert hand_over(receiver, self.received(ledger, b"DATA")) is StoreOutcome.DUPLICATE
+        assert hand_over(receiver, self.received(ledger, b"DATA")) is StoreOutcome.STORED
         assert len(spool.kept) == 2
         assert ledger.series_states() == ["RECEIVING"]
 
@@ -226,7 +247,8 @@ class TestReceive:
         spool = FakeSpool()
         receiver = self.receiver(ledger, spool)
         hand_over(receiver, self.received(ledger))
-        assert hand_over(receiver, self.received(ledger, b"other")) is StoreOutcome.CONFLICT
+        assert hand_over(receiver, self.received(ledger, b"other")) is StoreOutcome.STORED
+        assert ledger.series_states() == ["QUARANTINED"]
         assert len(spool.kept) == 2
         (reason,) = ledger.queries.study(ledger.study())["series"][0]["reasons"]
         assert reason.endswith("They differ in PixelData")
@@ -237,7 +259,8 @@ class TestReceive:
         receiver = self.receiver(ledger, spool)
         hand_over(receiver, self.received(ledger))
         spool.kept.clear()
-        assert hand_over(receiver, self.received(ledger, b"DATA")) is StoreOutcome.CONFLICT
+        hand_over(receiver, self.received(ledger, b"DATA"))
+        assert ledger.series_states() == ["QUARANTINED"]
 
     def test_what_cannot_be_read_is_refused_and_told(self, ledger: Ledger) -> None:
         """A truncated data set leaves no bytes and no row, but an event that says who sent it and why not."""
@@ -259,15 +282,13 @@ class TestReceive:
         identity = InstanceIdentity(own.sop_class_uid, own.sop_uid, "1.2", "5.5", "RTSTRUCT")
         receiver = self.receiver(ledger, spool, identity=identity)
         back = replace(self.received(ledger, sop_uid=own.sop_uid), sop_class_uid=own.sop_class_uid)
-        assert hand_over(receiver, back) is StoreOutcome.OWN_OBJECT
+        assert hand_over(receiver, back) is StoreOutcome.STORED
         assert not spool.kept
         assert ledger.queries.counts()["instances"] == before
 
     @staticmethod
     def events(ledger: Ledger) -> list[tuple[str, str]]:
         """Events with their outcome."""
-        from sqlalchemy import select
-
         from npc_rtnode.adapters.database.tables import EventRow
 
         with ledger.sessions.reading() as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from npc_rtnode.domain.completeness import REMOVED_CODES
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.profiles import ObjectOrder
 from npc_rtnode.domain.records import (
-    Arrival,
     CommitmentReport,
     CommitmentRequest,
     InstanceIdentity,
@@ -33,8 +32,8 @@ from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder
 from npc_rtnode.domain.retry import GiveUp
 from npc_rtnode.errors import Forbidden, NotFound
 from npc_rtnode.pipeline.assemble import Assembler
-from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.sweep import Janitor, Retention
+from tests.builders.intake import Intake
 from tests.builders.ledger import MR, Ledger
 from tests.fakes.pipeline import FakeReader, FakeSpool, FakeStructure, hand_over
 
@@ -420,26 +419,10 @@ def test_the_janitor_repeats_a_removal_that_came_undone(house: House) -> None:
     assert janitor.run() == 0, "only the last days are repeated"
 
 
-@dataclass
-class RacedIntake:
-    """The ledger's intake page; between the spool's keeping and the row, retention has its turn."""
-
-    ledger: Ledger
-    turn: Callable[[], object]
-
-    def own_object_came_back(self, sop_uid: str, now: object) -> bool:
-        return False
-
-    def copies(self, sop_uid: str) -> tuple[str, ...]:
-        return self.ledger.intake.copies(sop_uid)
-
-    def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
-        self.turn()
-        return self.ledger.intake.record(arrival, now)
-
-
-def test_a_purge_between_bytes_and_row_takes_nothing_acknowledged(ledger: Ledger, tmp_path: Path) -> None:
-    """The file was there when it came again, and went before its row: it is written anew before Success."""
+def test_a_purge_between_bytes_and_row_takes_nothing_acknowledged(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was there when it came again, and went before its row was made: it is laid anew with its row."""
     spool = FileSpool(tmp_path / "spool", 0)
     pages = RetentionLedger(ledger.sessions)
     reader = FakeStructure(InstanceIdentity(MR, "1.2.3.1", "1.2", "1.2.3", "MR"))
@@ -449,8 +432,15 @@ def test_a_purge_between_bytes_and_row_takes_nothing_acknowledged(ledger: Ledger
         order = PurgeOrder("operator:ada", "x", ledger.now)
         pages.purge(ledger.study(), _spool_of, lambda _place, name: spool.remove(name), order)
 
-    assert hand_over(Receiver(spool, ledger.intake, reader, lambda: ledger.now), received) is StoreOutcome.STORED
+    receiver = Intake(ledger, tmp_path, spool, reader)
+    assert hand_over(receiver, received) is StoreOutcome.STORED
     (sha256,) = ledger.intake.copies("1.2.3.1")
-    raced: Any = RacedIntake(ledger, purge)
-    assert hand_over(Receiver(spool, raced, reader, lambda: ledger.now), received) is StoreOutcome.DUPLICATE
+    replay = ledger.intake.replay
+
+    def raced(*args: Any) -> dict[int, StoreOutcome]:
+        purge()
+        return replay(*args)
+
+    monkeypatch.setattr(ledger.intake, "replay", raced)
+    assert hand_over(receiver, received) is StoreOutcome.STORED
     assert spool.read(sha256).endswith(b"bytes")

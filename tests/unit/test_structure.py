@@ -13,14 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread, uid
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.sequence import Sequence
 from pynetdicom.dsutils import split_dataset
 
-from npc_rtnode.adapters.dicom.structure import IMPLEMENTATION_CLASS_UID, MAX_DEPTH, StructureReader
+from npc_rtnode.adapters.dicom.structure import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION,
+    MAX_DEPTH,
+    StructureReader,
+)
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance
 from npc_rtnode.errors import Unreadable
 from tests.builders.mr_series import SeriesSpec, slice_dataset
@@ -393,3 +398,17 @@ def test_an_identifying_element_of_another_vr_is_refused(tag: int, own: bytes, o
     assert WHOLE[EXPLICIT].count(head + own) == 1
     with pytest.raises(Unreadable, match="another VR than its own"):
         READER.identify(WHOLE[EXPLICIT].replace(head + own, head + other), EXPLICIT)
+
+
+@pytest.mark.parametrize("sop_uid", ["1.2.3", "1.2.34", "1." + "2" * 62])
+def test_the_prefix_is_what_the_library_would_write(sop_uid: str) -> None:
+    """Written by hand for speed, and byte for byte what pydicom writes: digests of the same instance stay the same."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid.MRImageStorage, uid.UID(sop_uid)
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = uid.UID(EXPLICIT), uid.UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    buffer.write(bytes(128) + b"DICM")
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    assert READER.file_prefix(received(sop_uid)) == buffer.getvalue()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import count
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,20 +14,37 @@ from sqlalchemy.orm import Session
 from npc_rtnode.adapters.database.conflicts import CONFLICT
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move, tell
-from npc_rtnode.adapters.database.removals import bring_back
+from npc_rtnode.adapters.database.removals import bring_back, removed
 from npc_rtnode.adapters.database.series import call_off, fall_back
 from npc_rtnode.adapters.database.tables import (
     AssociationRow,
     InstanceRow,
     InstanceState,
+    IntakePositionRow,
     ObjectRow,
+    RemovalRow,
     SeriesRow,
     StudyRow,
 )
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import Event, SeriesState
-from npc_rtnode.domain.records import Arrival, AssociationInfo, StoreOutcome, StoreRequest
+from npc_rtnode.domain.records import (
+    Arrival,
+    Arrived,
+    AssociationInfo,
+    Ended,
+    IntakeEntry,
+    Opened,
+    Refused,
+    Rejected,
+    StoreOutcome,
+    StoreRequest,
+)
 from npc_rtnode.domain.retention import Place
+
+_T = TypeVar("_T")
+_POSITION = 1
+"""The one row of `intake_position`."""
 
 _STILL_OPEN = {SeriesState.RECEIVING, SeriesState.STALLED}
 _NAMED = 8
@@ -42,19 +61,93 @@ class IntakeLedger:
         self._quiet = timedelta(seconds=quiet_s)
         self._released = timedelta(seconds=quiet_s if released_s is None else released_s)
 
+    # --- from the intake journal --------------------------------------------------------------------------------------
+
+    def position(self) -> tuple[int, int]:
+        """Up to which number records stand here, and up to which their files are durable by themselves."""
+        with self._sessions.reading() as session:
+            row = session.get(IntakePositionRow, _POSITION)
+            return (row.applied, row.secured) if row else (0, 0)
+
+    def secured(self, number: int) -> None:
+        """The files of all records up to that number are durable by themselves."""
+        with self._sessions.writing() as session:
+            row = _position(session)
+            row.secured = max(row.secured, min(number, row.applied))
+
+    def replay(
+        self, records: Sequence[tuple[int, IntakeEntry]], now: datetime, keep: Callable[[str], object]
+    ) -> dict[int, StoreOutcome]:
+        """One transaction: every record that does not stand here yet, in order; what became of each instance.
+
+        `keep` is called with the digest of each instance that counts, while nobody else writes here: retention cannot
+        come between. `now` is when it is recorded; quiet times count from then, or a series of which the journal has
+        more would be over before it is here.
+        """
+        with self._sessions.writing() as session:
+            position = _position(session)
+            new = [(number, entry) for number, entry in records if number > position.applied]
+            batch = _Batch(session, [e.arrival for _, e in new if isinstance(e, Arrived)], now)
+            outcomes = {number: self._enter(batch, entry) for number, entry in new}
+            for number, entry in new:
+                if isinstance(entry, Arrived) and outcomes[number] is not StoreOutcome.OWN_OBJECT:
+                    keep(entry.arrival.sha256)
+            position.applied = max([position.applied, *(number for number, _ in new)])
+            return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
+
+    def set_aside(self, number: int, entry: IntakeEntry, reason: str, now: datetime) -> None:
+        """A record that cannot be entered is told in the journal of events, and does not come again."""
+        with self._sessions.writing() as session:
+            detail = {"number": number, "kind": type(entry).__name__, "reason": reason}
+            tell(session, "intake", str(number), "RECORD_SET_ASIDE", Note(now, detail=detail))
+            position = _position(session)
+            position.applied = max(position.applied, number)
+
+    def gone(self, names: Sequence[str]) -> set[str]:
+        """Of these digests, those whose bytes were removed from the spool and have not come again."""
+        with self._sessions.reading() as session:
+            return set(session.scalars(removed(Place.SPOOL).where(RemovalRow.name.in_(names))))
+
+    def known(self, sop_uids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Of these SOP Instance UIDs, each that is here with the SHA-256 of its contents in order of arrival."""
+        query = select(InstanceRow.sop_uid, InstanceRow.sha256).where(InstanceRow.sop_uid.in_(sop_uids))
+        found: dict[str, tuple[str, ...]] = {}
+        with self._sessions.reading() as session:
+            for sop_uid, sha256 in session.execute(query.order_by(InstanceRow.id)):
+                found[sop_uid] = (*found.get(sop_uid, ()), sha256)
+        return found
+
+    def _enter(self, batch: _Batch, entry: IntakeEntry) -> StoreOutcome | None:
+        match entry:
+            case Arrived(at, arrival):
+                return self._arrived(batch, arrival, at)
+            case Opened(at, association):
+                batch.association(association, at)
+            case Ended(at, association, how, refused):
+                self._ended(batch, association, how, refused, at)
+            case Refused(at, request, outcome, reason):
+                _tell_refusal(batch.session, request, outcome, reason, at)
+            case Rejected(at, association, reason):
+                _tell_rejection(batch, association, reason, at)
+        return None
+
+    # --- one by one ---------------------------------------------------------------------------------------------------
+
     def association_opened(self, info: AssociationInfo, now: datetime) -> None:
         """An association was accepted."""
         with self._sessions.writing() as session:
-            session.add(_association(info, now))
+            _Batch(session, (), now).association(info, now)
 
     def association_ended(self, info: AssociationInfo, how: str, refused: Sequence[str], now: datetime) -> None:
         """It was released, aborted, lost or let go for idleness; `refused` are the images of it that were not taken."""
         with self._sessions.writing() as session:
-            _know_association(session, info, now)
-            row = session.get_one(AssociationRow, info.association_id)
-            row.ended_at, row.how, row.refused = now, how[:200], list(refused)
-            if how == "released":
-                self._look_soon(session, info.association_id, now)
+            self._ended(_Batch(session, (), now), info, how, refused, now)
+
+    def _ended(self, batch: _Batch, info: AssociationInfo, how: str, refused: Sequence[str], at: datetime) -> None:
+        row = batch.association(info, at)
+        row.ended_at, row.how, row.refused = at, how[:200], list(refused)
+        if how == "released":
+            self._look_soon(batch.session, info.association_id, batch.now)
 
     def _look_soon(self, session: Session, association_id: str, now: datetime) -> None:
         """The sender's own end is a hint that its series are over; whether they are is for assemble to judge."""
@@ -75,100 +168,82 @@ class IntakeLedger:
     def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
         """A caller was refused: kept as a row and as an event."""
         with self._sessions.writing() as session:
-            row = _association(info, now)
-            row.ended_at, row.how = now, f"rejected: {reason}"[:200]
-            session.add(row)
-            detail = {"calling_ae": info.calling_ae, "peer_ip": info.peer_ip, "reason": reason}
-            tell(session, "association", info.association_id, "REJECTED", Note(now, detail=detail))
+            _tell_rejection(_Batch(session, (), now), info, reason, now)
 
     def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
         """An instance was refused: who sent it and why; nothing of it was acknowledged."""
         with self._sessions.writing() as session:
-            detail = {"outcome": outcome, "reason": reason, "calling_ae": received.association.calling_ae}
-            tell(
-                session,
-                "association",
-                received.association.association_id,
-                "INSTANCE_REFUSED",
-                Note(now, detail=detail),
-            )
-
-    def own_object_came_back(self, sop_uid: str, now: datetime) -> bool:
-        """Whether this UID is one of our own results; if so the return is counted."""
-        with self._sessions.reading() as session:
-            if session.scalar(select(ObjectRow.id).where(ObjectRow.sop_uid == sop_uid)) is None:
-                return False
-        with self._sessions.writing() as session:
-            row = session.scalars(select(ObjectRow).where(ObjectRow.sop_uid == sop_uid)).one()
-            row.came_back += 1
-            tell(session, "object", str(row.id), "CAME_BACK", Note(now, detail={"times": row.came_back}))
-        return True
+            _tell_refusal(session, received, outcome, reason, now)
 
     def copies(self, sop_uid: str) -> tuple[str, ...]:
         """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
-        query = select(InstanceRow.sha256).where(InstanceRow.sop_uid == sop_uid).order_by(InstanceRow.id)
-        with self._sessions.reading() as session:
-            return tuple(session.scalars(query))
+        return self.known([sop_uid]).get(sop_uid, ())
 
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
-        """One transaction: the instance, its series revision, its study; STORED, DUPLICATE or CONFLICT."""
+        """One transaction: the instance, its series revision, its study; STORED, DUPLICATE, CONFLICT or OWN_OBJECT."""
         with self._sessions.writing() as session:
-            _know_association(session, arrival.received.association, now)
-            known = session.scalars(select(InstanceRow).where(InstanceRow.sop_uid == arrival.identity.sop_uid)).all()
-            if any(row.sha256 == arrival.sha256 for row in known):
-                bring_back(session, Place.SPOOL, arrival.sha256, now)
-                self._feed_again(session, arrival, now)
-                return StoreOutcome.DUPLICATE
-            if twin := next((row for row in known if row.sha256 == arrival.same_as), None):
-                session.add(_instance(twin.series_id, arrival, InstanceState.REENCODED, now))
-                self._feed_again(session, arrival, now)
-                return StoreOutcome.DUPLICATE
-            if known:
-                return self._conflict(session, known, arrival, now)
-            self._keep(session, arrival, now)
-            return StoreOutcome.STORED
+            return self._arrived(_Batch(session, [arrival], now), arrival, now)
 
-    def _conflict(
-        self, session: Session, known: Sequence[InstanceRow], arrival: Arrival, now: datetime
-    ) -> StoreOutcome:
+    def _arrived(self, batch: _Batch, arrival: Arrival, at: datetime) -> StoreOutcome:
+        if own := batch.own.get(arrival.identity.sop_uid):
+            own.came_back += 1
+            tell(batch.session, "object", str(own.id), "CAME_BACK", Note(at, detail={"times": own.came_back}))
+            return StoreOutcome.OWN_OBJECT
+        batch.association(arrival.received.association, at)
+        known = batch.known[arrival.identity.sop_uid]
+        if any(row.sha256 == arrival.sha256 for row in known):
+            bring_back(batch.session, Place.SPOOL, arrival.sha256, at)
+            self._feed_again(batch, arrival, at)
+            return StoreOutcome.DUPLICATE
+        if twin := next((row for row in known if row.sha256 == arrival.same_as), None):
+            batch.add(_instance(twin.series_id, arrival, InstanceState.REENCODED, at))
+            self._feed_again(batch, arrival, at)
+            return StoreOutcome.DUPLICATE
+        if known:
+            return self._conflict(batch, known, arrival, at)
+        self._keep(batch, arrival, at)
+        return StoreOutcome.STORED
+
+    def _conflict(self, batch: _Batch, known: Sequence[InstanceRow], arrival: Arrival, at: datetime) -> StoreOutcome:
         """Quarantine the series that has the instance, and the one that it came under now."""
+        session = batch.session
         held = session.get_one(SeriesRow, known[0].series_id)
-        own = self._open_revision(session, arrival, now)
-        session.add(_instance(own.id, arrival, InstanceState.CONFLICTING, now))
+        own = self._open_revision(batch, arrival, at)
+        batch.add(_instance(own.id, arrival, InstanceState.CONFLICTING, at))
         reason = _conflict_reason(arrival.differs_in)
-        for row in {own.id: own, held.id: _latest(session, held.series_uid) or held}.values():
+        for row in {own.id: own, held.id: batch.latest(held.series_uid) or held}.values():
             row.reasons = [*row.reasons, *([] if reason in row.reasons else [reason])]
             if row.state != SeriesState.QUARANTINED:
-                move(session, row, Event.CONFLICT_FOUND, Note(now, detail={"sha256": arrival.sha256}))
-            call_off(session, row.jobs, "the series is quarantined: conflicting contents", now)
-            fall_back(session, row, now)
+                move(session, row, Event.CONFLICT_FOUND, Note(at, detail={"sha256": arrival.sha256}))
+            call_off(session, row.jobs, "the series is quarantined: conflicting contents", at)
+            fall_back(session, row, at)
         return StoreOutcome.CONFLICT
 
-    def _keep(self, session: Session, arrival: Arrival, now: datetime) -> None:
-        latest = _latest(session, arrival.identity.series_uid)
+    def _keep(self, batch: _Batch, arrival: Arrival, at: datetime) -> None:
+        latest = batch.latest(arrival.identity.series_uid)
         if latest is not None and latest.state not in _STILL_OPEN | {SeriesState.QUARANTINED}:
-            latest = self._next_revision(session, latest, arrival, now)
-        series = latest or self._open_revision(session, arrival, now)
-        self._feed(session, series, arrival, now)
-        session.add(_instance(series.id, arrival, InstanceState.KEPT, now))
+            latest = self._next_revision(batch, latest, arrival, at)
+        series = latest or self._open_revision(batch, arrival, at)
+        self._feed(batch, series, arrival, at)
+        batch.add(_instance(series.id, arrival, InstanceState.KEPT, at))
 
-    def _feed_again(self, session: Session, arrival: Arrival, now: datetime) -> None:
+    def _feed_again(self, batch: _Batch, arrival: Arrival, at: datetime) -> None:
         """A re-send of what is here counts as life of a series that is still open: its transfer may now end well."""
-        series = _latest(session, arrival.identity.series_uid)
+        series = batch.latest(arrival.identity.series_uid)
         if series is not None and series.state in _STILL_OPEN:
-            self._feed(session, series, arrival, now)
+            self._feed(batch, series, arrival, at)
 
-    def _feed(self, session: Session, series: SeriesRow, arrival: Arrival, now: datetime) -> None:
-        association = session.get_one(AssociationRow, arrival.received.association.association_id)
+    def _feed(self, batch: _Batch, series: SeriesRow, arrival: Arrival, at: datetime) -> None:
+        association = batch.association(arrival.received.association, at)
         association.last_series_id, series.last_association_id = series.id, association.id
-        series.last_received_at, series.due_at = now, now + self._quiet
+        series.last_received_at, series.due_at = at, batch.now + self._quiet
         if series.state == SeriesState.STALLED:
-            move(session, series, Event.INSTANCE_STORED, Note(now))
+            move(batch.session, series, Event.INSTANCE_STORED, Note(at))
 
-    def _open_revision(self, session: Session, arrival: Arrival, now: datetime) -> SeriesRow:
+    def _open_revision(self, batch: _Batch, arrival: Arrival, at: datetime) -> SeriesRow:
         """The latest revision of the series, or its first."""
-        latest = _latest(session, arrival.identity.series_uid)
-        return latest or self._new_series(session, self._study(session, arrival, now), arrival, now, revision=1)
+        latest = batch.latest(arrival.identity.series_uid)
+        return latest or self._new_series(batch, self._study(batch.session, arrival, at), arrival, at, revision=1)
 
     def _study(self, session: Session, arrival: Arrival, now: datetime) -> StudyRow:
         uid = arrival.identity.study_uid
@@ -187,9 +262,7 @@ class IntakeLedger:
                 return reference
         raise AssertionError  # count() does not end
 
-    def _new_series(
-        self, session: Session, study: StudyRow, arrival: Arrival, now: datetime, revision: int
-    ) -> SeriesRow:
+    def _new_series(self, batch: _Batch, study: StudyRow, arrival: Arrival, at: datetime, revision: int) -> SeriesRow:
         row = SeriesRow(
             study_id=study.id,
             series_uid=arrival.identity.series_uid,
@@ -199,26 +272,83 @@ class IntakeLedger:
             state=SeriesState.RECEIVING,
             reasons=[],
             last_association_id=arrival.received.association.association_id,
-            first_received_at=now,
-            last_received_at=now,
+            first_received_at=at,
+            last_received_at=at,
         )
-        session.add(row)
-        born(session, row, Note(now, detail={"revision": revision, "study": study.reference}))
+        batch.session.add(row)
+        born(batch.session, row, Note(at, detail={"revision": revision, "study": study.reference}))
+        batch.newest[row.series_uid] = row
         return row
 
-    def _next_revision(self, session: Session, old: SeriesRow, arrival: Arrival, now: datetime) -> SeriesRow:
+    def _next_revision(self, batch: _Batch, old: SeriesRow, arrival: Arrival, at: datetime) -> SeriesRow:
         because = f"SUPERSEDED: an instance came after the series was closed; revision {old.revision + 1} replaces it"
         old.reasons = [*old.reasons, because]
-        move(session, old, Event.SUPERSEDED, Note(now))
-        call_off(session, old.jobs, because, now)
-        return self._new_series(session, old.study, arrival, now, revision=old.revision + 1)
+        move(batch.session, old, Event.SUPERSEDED, Note(at))
+        call_off(batch.session, old.jobs, because, at)
+        return self._new_series(batch, old.study, arrival, at, revision=old.revision + 1)
 
 
-def _know_association(session: Session, info: AssociationInfo, now: datetime) -> None:
-    """The ledger may have been away when the association opened: its row is then made with its first instance."""
-    if session.get(AssociationRow, info.association_id) is None:
-        session.add(_association(info, now))
-        session.flush()
+class _Batch:
+    """One transaction's view of what its records are about: each row is looked for once."""
+
+    def __init__(self, session: Session, arrivals: Sequence[Arrival], now: datetime) -> None:
+        """`now` is when it is recorded."""
+        self.session, self.now = session, now
+        uids = {arrival.identity.sop_uid for arrival in arrivals}
+        self.known: defaultdict[str, list[InstanceRow]] = defaultdict(list)
+        for row in self._of(InstanceRow, InstanceRow.sop_uid, uids, InstanceRow.id):
+            self.known[row.sop_uid].append(row)
+        self.own = {row.sop_uid: row for row in self._of(ObjectRow, ObjectRow.sop_uid, uids, ObjectRow.id)}
+        self.newest: dict[str, SeriesRow | None] = {}
+        self._associations: dict[str, AssociationRow] = {}
+
+    def _of(self, table: type[_T], column: Any, wanted: Collection[str], order: Any) -> Sequence[_T]:
+        query = select(table).where(column.in_(sorted(wanted))).order_by(order)
+        return self.session.scalars(query).all() if wanted else ()
+
+    def association(self, info: AssociationInfo, at: datetime) -> AssociationRow:
+        """Its row, made where it is not there yet: a part of the journal may have been lost with a ledger."""
+        key = info.association_id
+        if key not in self._associations:
+            row = self.session.get(AssociationRow, key)
+            if row is None:
+                row = _association(info, at)
+                self.session.add(row)
+                self.session.flush()
+            self._associations[key] = row
+        return self._associations[key]
+
+    def latest(self, series_uid: str) -> SeriesRow | None:
+        """The newest revision of a series."""
+        if series_uid not in self.newest:
+            self.newest[series_uid] = _latest(self.session, series_uid)
+        return self.newest[series_uid]
+
+    def add(self, row: InstanceRow) -> None:
+        """An instance more."""
+        self.session.add(row)
+        self.known[row.sop_uid].append(row)
+
+
+def _position(session: Session) -> IntakePositionRow:
+    row = session.get(IntakePositionRow, _POSITION)
+    if row is None:
+        row = IntakePositionRow(id=_POSITION, applied=0, secured=0)
+        session.add(row)
+    return row
+
+
+def _tell_rejection(batch: _Batch, info: AssociationInfo, reason: str, at: datetime) -> None:
+    row = batch.association(info, at)
+    row.ended_at, row.how = at, f"rejected: {reason}"[:200]
+    detail = {"calling_ae": info.calling_ae, "peer_ip": info.peer_ip, "reason": reason}
+    tell(batch.session, "association", info.association_id, "REJECTED", Note(at, detail=detail))
+
+
+def _tell_refusal(session: Session, received: StoreRequest, outcome: StoreOutcome, reason: str, at: datetime) -> None:
+    detail = {"outcome": outcome, "reason": reason, "calling_ae": received.association.calling_ae}
+    key = received.association.association_id
+    tell(session, "association", key, "INSTANCE_REFUSED", Note(at, detail=detail))
 
 
 def _association(info: AssociationInfo, now: datetime) -> AssociationRow:

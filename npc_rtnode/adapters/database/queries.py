@@ -20,6 +20,7 @@ from npc_rtnode.adapters.database.tables import (
     EventRow,
     InstanceRow,
     InstanceState,
+    IntakePositionRow,
     JobRow,
     ObjectRow,
     RemovalRow,
@@ -95,6 +96,11 @@ class Queries:
                 )
                 or 0,
             }
+
+    def entered(self) -> int:
+        """The number of the last record of the intake journal that stands here."""
+        with self._sessions.reading() as session:
+            return session.scalar(select(IntakePositionRow.applied)) or 0
 
     def chain_is_whole(self) -> bool:
         """Whether every event follows from the one before."""

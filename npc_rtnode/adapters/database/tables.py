@@ -186,6 +186,17 @@ class InstanceRow(Table):
     received_at: Mapped[datetime]
 
 
+class IntakePositionRow(Table):
+    """How far the intake journal has come: one row. Records up to `applied` stand in the ledger; the files of those up
+    to `secured` are durable by themselves."""
+
+    __tablename__ = "intake_position"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    applied: Mapped[int] = mapped_column(_BIG)
+    secured: Mapped[int] = mapped_column(_BIG)
+
+
 class VerdictRow(Table):
     """One rule's answer on one series revision; answers of one judgement share their time, none is replaced."""
 

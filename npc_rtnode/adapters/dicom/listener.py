@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
+import queue
 import secrets
 import select
 import socket
@@ -23,9 +25,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pydicom.config
 from pydicom import uid
@@ -36,7 +38,7 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, DimseServiceType
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
@@ -46,6 +48,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from npc_rtnode import log
+from npc_rtnode.adapters.dicom import fast_store
 from npc_rtnode.adapters.dicom.commitment import PUSH_MODEL, is_request, read_request
 from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_CLASS_UID,
@@ -131,6 +134,7 @@ _PDU_SLACK: Final = 4096  # bytes above the length we advertised (row 7)
 _COMMAND_LIMIT: Final = 64 * 1024  # bytes of one command set (row 8)
 _OTHER_LIMIT: Final = 4 << 20  # bytes of a data set that is no C-STORE's (a commitment of 30 000 instances)
 _OUTSTANDING_LIMIT: Final = 2  # requests before their answer; no async window is ever negotiated (row 9)
+_PDU_HEADER: Final = 6  # bytes: type, reserved, length
 _P_DATA: Final = 4  # PDU type, PS3.8 9.3.5
 _COMMAND, _LAST = 1, 2  # bits of a fragment's message control header, PS3.8 E.2
 _PDU_TYPES: Final = range(1, 8)
@@ -142,6 +146,10 @@ _ASSOCIATE_TIMEOUT_S: Final = 10.0  # from connection to a complete A-ASSOCIATE-
 _LAST_WORDS_S: Final = 12.0  # for a rejection or abort to be sent and the peer to hang up; pynetdicom's ARTIM has 10
 _WAITING_ROOM: Final = 64  # connections without an association, all addresses together (row 11)
 _WAITING_ROOM_PER_ADDRESS: Final = 32
+_LOOK_S: Final = 0.05  # threads that wait for something to happen look at their timers this often …
+_SHORT_LOOK_S: Final = (
+    0.001  # … and before and after an association, where the library waits for the socket to be still
+)
 _STRANGER_PAUSE_S: Final = 60.0  # a refused address is spoken of at most this often
 
 _STUMBLES: Final = (  # what pynetdicom raises over malformed PDUs (row 15); each ends the association
@@ -403,11 +411,15 @@ class _Door:
         return incoming
 
     def on_store(self, event: Any) -> Dataset:
-        """C-STORE: the sink's verdict as a status (PS3.4 B.2.3); a sink that fails means 'send again'."""
-        outcome, incoming = StoreOutcome.NO_RESOURCES, event.assoc.arrived(event.request, event.context)
+        """C-STORE on the library's road."""
+        return _status(self.stored(event.assoc.arrived(event.request, event.context)))
+
+    def stored(self, incoming: Incoming) -> _Answer:
+        """The sink's verdict as a status (PS3.4 B.2.3); a sink that fails means 'send again'."""
+        outcome = StoreOutcome.NO_RESOURCES
         with _sink_faults():
             outcome = incoming.store()
-        return _status(STATUS[outcome])
+        return STATUS[outcome]
 
     def on_action(self, event: Any) -> tuple[int, None]:
         """N-ACTION for storage commitment: Success once the request is in the ledger, its answer comes later."""
@@ -458,7 +470,7 @@ class _Door:
 class _NotTaken:
     """Stands in where the sink failed, against its contract."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Let it pass."""
 
     def store(self) -> StoreOutcome:
@@ -559,34 +571,92 @@ class _Socket(AssociationSocket):
         super().__init__(assoc, client_socket=connection)
         self._deadline = 0.0  # monotonic seconds, of the PDU being read
         self._in_body = False
+        self._unread = b""  # read already, and left to the library
+        self._waking = threading.Lock()
+        self._wakener = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         p_data_limit = assoc.door.settings.max_pdu_bytes + _PDU_SLACK
         self._limits = {_P_DATA: p_data_limit, 5: _CONTROL_LIMIT, 6: _CONTROL_LIMIT, 7: _CONTROL_LIMIT}
 
     @property
     def ready(self) -> bool:
-        """Whether something can be read. The library asks `select`, which no descriptor above 1023 can be told (row 12:
-        the listener then answered nobody)."""
+        """Whether something can be read, waited for a little or until `poke`. The library sleeps and asks `select`,
+        which no descriptor above 1023 can be told (row 12: the listener then answered nobody)."""
         if self.socket is None or not self._is_connected:
+            time.sleep(_SHORT_LOOK_S)
             return False
+        return self.readable(_LOOK_S if self.assoc.dul.state_machine.current_state == "Sta6" else _SHORT_LOOK_S)
+
+    def readable(self, within_s: float = 0.0) -> bool:
+        """Whether something can be read, at the latest then."""
+        connection = self._connection()
         try:
+            if _has_decrypted(connection):
+                return True
             watch = select.poll()
-            watch.register(self.socket, select.POLLIN)
-            return bool(watch.poll(0)) or _has_decrypted(self.socket)
+            watch.register(connection, select.POLLIN)
+            watch.register(self._wakener, select.POLLIN)
+            heard = {handle for handle, _ in watch.poll(within_s * 1000)}
+            if self._wakener in heard:
+                os.eventfd_read(self._wakener)
+            return connection.fileno() in heard
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # transport connection closed
             return False
+
+    def poke(self) -> None:
+        """End a wait in `ready`: there is something to send, or nothing more to wait for."""
+        with self._waking:
+            if self._wakener >= 0:
+                os.eventfd_write(self._wakener, 1)
+
+    def forget(self) -> None:
+        """Nobody waits any more; its number may soon be another file's."""
+        with self._waking:
+            if self._wakener >= 0:
+                os.close(self._wakener)
+            self._wakener = -1
+
+    def read_pdu(self, buffer: bytearray) -> tuple[int, memoryview] | None:
+        """A whole PDU into `buffer`, its type and a view of its body; None where the peer closed before its end."""
+        try:
+            header = self._recv_header(_PDU_HEADER)
+            if len(header) < _PDU_HEADER or not self._in_body:
+                self._unread = bytes(header)  # nothing follows it: the library knows what to do
+                return None
+            self._in_body = False
+            size = struct.unpack_from(">L", header, 2)[0]
+            self._deadline += size / PDU_BYTES_PER_S
+            body = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
+            got = self._read_into(body)
+        except OSError as error:
+            self._cut(error)
+            raise
+        if got < size:
+            self._unread = bytes(header) + bytes(body[:got])
+            return None
+        return header[0], body
+
+    def leave(self, kind: int, body: memoryview) -> None:
+        """The PDU that was read is the library's after all."""
+        self._unread = struct.pack(">BBL", kind, 0, len(body)) + bytes(body)
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The bytes asked for, fewer only when the peer closed; OSError ends the connection.
 
         pynetdicom reads each PDU as 6 bytes of header, then its body, and only once the socket has something to read.
         """
+        if self._unread:
+            data, self._unread = bytearray(self._unread[:nr_bytes]), self._unread[nr_bytes:]
+            return data
         try:
             return self._recv_body(nr_bytes) if self._in_body else self._recv_header(nr_bytes)
         except OSError as error:
-            logger.warning("connection cut", because=str(error), peer_ip=self.assoc.peer_ip)
-            self.assoc.wake()
+            self._cut(error)
             raise
+
+    def _cut(self, error: OSError) -> None:
+        logger.warning("connection cut", because=str(error), peer_ip=self.assoc.peer_ip)
+        self.assoc.wake()
 
     def _recv_header(self, size: int) -> bytearray:
         self._deadline = time.monotonic() + PDU_GRACE_S
@@ -607,19 +677,23 @@ class _Socket(AssociationSocket):
             super().send(bytestream)
 
     def _read(self, size: int) -> bytearray:
-        connection, data, got = self._connection(), bytearray(size), 0
-        view = memoryview(data)
-        while got < size:
+        data = bytearray(size)
+        with memoryview(data) as view:
+            got = self._read_into(view)
+        del data[got:]
+        return data
+
+    def _read_into(self, view: memoryview) -> int:
+        connection, got = self._connection(), 0
+        while got < len(view):
             connection.settimeout(max(self._deadline - time.monotonic(), 0.001))
             count = connection.recv_into(view[got:])
             if count == 0:
                 self.assoc.wake()
                 break
             got += count
-        view.release()
-        del data[got:]
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # Linux forgets it; set anew each time
-        return data
+        return got
 
     def _check_header(self, header: bytearray) -> None:
         kind, _, length = struct.unpack(">BBL", header)
@@ -660,6 +734,7 @@ class _Association(Association):
         self.info = AssociationInfo(_new_id(), calling_ae="", called_ae="", peer_ip=peer_ip)
         self.shown: Shown | None = None  # of the certificate; None without TLS
         self.peer: Peer | None = None
+        self.serving = False
         self.admitted = self.announced = self.connection_lost = self.condemned = self.idle = self.closed = False
         self.acse = _Gate(self)
         self.dimse = _Meter(self)
@@ -673,6 +748,9 @@ class _Association(Association):
         finally:
             self.cut()
             self.closed = True
+            self.dul.join(_LAST_WORDS_S)  # it may be storing: that comes before the association's end
+            if isinstance(self.dul.socket, _Socket) and not self.dul.is_alive():
+                self.dul.socket.forget()
             self.dimse.discard()
             self.door.ended(self)
 
@@ -689,7 +767,7 @@ class _Association(Association):
         self.idle = block and self.is_established
         super().abort(block)
 
-    def announce(self, command: C_STORE | Dataset, transfer_syntax_uid: str) -> Incoming:
+    def announce(self, command: C_STORE | Dataset | fast_store.StoreCommand, transfer_syntax_uid: str) -> Incoming:
         """Tell the sink which instance is about to come."""
         sop_class, sop_instance = _said(command, "AffectedSOPClassUID"), _said(command, "AffectedSOPInstanceUID")
         return self.door.begins(StoreRequest(self.info, sop_class, sop_instance, transfer_syntax_uid))
@@ -701,7 +779,7 @@ class _Association(Association):
     def wake(self) -> None:
         """End the wait for an association request (`acse_timeout`) of a connection that is gone."""
         if not self.admitted:
-            self.dul.to_user_queue.put(None)  # which the library reads as 'timed out'
+            self.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # which the library reads as 'timed out'
 
     def kill(self) -> None:
         """The library's waits for its state machine to come to rest, without end: a request whose header came before
@@ -731,11 +809,21 @@ class _Association(Association):
             self.abort(block=False)
             return
         fault = _command_fault(msg, context) if isinstance(msg, C_STORE) else None
-        if fault:
-            self._answer(msg.MessageID or 0, context_id, fault)
-        else:
-            super()._serve_request(msg, context_id)
-        self.dul._idle_timer.restart()  # the time that the sink took was not silence of the peer
+        with self.at_work():
+            if fault:
+                self._answer(msg.MessageID or 0, context_id, fault)
+            else:
+                super()._serve_request(msg, context_id)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A request is being served: the time that the sink takes is not silence of the peer."""
+        self.serving = True
+        try:
+            yield
+        finally:
+            self.dul._idle_timer.restart()
+            self.serving = False
 
     def _answer(self, message_id: int, context_id: int, answer: _Answer) -> None:
         """A C-STORE-RSP of our own; the UIDs of a faulty command are not repeated."""
@@ -753,7 +841,9 @@ def _is_ours(msg: DimseServiceType, abstract_syntax: str) -> bool:
     return isinstance(msg, N_ACTION) == (abstract_syntax == PUSH_MODEL)
 
 
-def _command_fault(command: C_STORE | Dataset, context: PresentationContext) -> _Answer | None:
+def _command_fault(
+    command: C_STORE | Dataset | fast_store.StoreCommand, context: PresentationContext
+) -> _Answer | None:
     """What is wrong with the command itself (rows 17, 18)."""
     try:
         checked_uid(_said(command, "AffectedSOPInstanceUID"), "SOP Instance UID")
@@ -763,8 +853,21 @@ def _command_fault(command: C_STORE | Dataset, context: PresentationContext) -> 
     return _WRONG_CLASS if sop_class != str(context.abstract_syntax) else None
 
 
-def _said(command: C_STORE | Dataset, keyword: str) -> str:
+def _said(command: C_STORE | Dataset | fast_store.StoreCommand, keyword: str) -> str:
     return str(getattr(command, keyword, None) or "")
+
+
+class _Mailbox(queue.Queue[Any]):
+    """What the state machine has for the association's thread, which is told at once."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """As the library's queue does."""
+        super().put(item, block, timeout)
+        self._tell()
 
 
 class _Wire(DULServiceProvider):
@@ -773,7 +876,50 @@ class _Wire(DULServiceProvider):
     def __init__(self, assoc: _Association) -> None:
         super().__init__(assoc)
         self._association = assoc
+        self._buffer = bytearray(assoc.door.settings.max_pdu_bytes + _PDU_SLACK)
+        self._run_loop_delay = 0  # the socket waits instead, and hears of everything that is to be done
+        self.to_user_queue = _Mailbox(assoc.dimse.poke)
         self.daemon = True  # or one stalled peer keeps the process from ending (row 1)
+
+    def send_pdu(self, primitive: Any) -> None:
+        """As the library's, and at once."""
+        super().send_pdu(primitive)
+        if isinstance(self.socket, _Socket):
+            self.socket.poke()
+
+    def idle_timer_expired(self) -> bool:
+        """As the library's, but never while one of the two threads has a request in hand."""
+        return not self._association.serving and super().idle_timer_expired()
+
+    def kill_dul(self) -> None:
+        """As the library's, and at once."""
+        super().kill_dul()
+        if isinstance(self.socket, _Socket):
+            self.socket.poke()
+
+    def _read_pdu_data(self) -> None:
+        """In an association, P-DATA are taken apart in place; everything else, and what is odd, is the library's."""
+        if self._association.door.settings.fast_store and self.state_machine.current_state == "Sta6":
+            try:
+                while self._take():
+                    pass
+            except OSError:
+                self.event_queue.put("Evt17")  # transport connection closed
+        else:
+            super()._read_pdu_data()
+
+    def _take(self) -> bool:
+        """One PDU; whether the next one can be read at once, and nothing else is to be done before."""
+        connection = cast("_Socket", self.socket)
+        read = connection.read_pdu(self._buffer)
+        parts = fast_store.fragments(read[1]) if read and read[0] == _P_DATA else None
+        if parts is None:
+            if read:
+                connection.leave(*read)
+            super()._read_pdu_data()
+            return False
+        self._association.dimse.take(parts)
+        return self.event_queue.empty() and not self._kill_thread and connection.readable()
 
     def run_reactor(self) -> None:
         """A state machine that is asked for the impossible (an answer to a peer who has gone on) raises."""
@@ -843,19 +989,36 @@ class _Meter(DIMSEServiceProvider):
 
     def __init__(self, assoc: _Association) -> None:
         super().__init__(assoc)
+        self._at_once: fast_store.StoreCommand | None = None  # being received, and answered in the same thread
+        self._ahead = 0  # requests on end whose sender had gone on before it was answered
         self._lock = threading.Lock()  # the association's thread ends what the DUL thread receives
         self._incoming: Incoming | None = None  # being received; None also where its command was at fault
         self._arrived: dict[int | None, Incoming] = {}  # received whole, by Message ID, not answered yet
         self._over = False
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Called in the DUL thread for every P-DATA PDU."""
+        """Called in the DUL thread for every P-DATA PDU that went the library's way."""
+        self.take(primitive.presentation_data_value_list)
+
+    def take(self, parts: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        """The fragments of one PDU, in the DUL thread."""
         try:
-            for context_id, data in primitive.presentation_data_value_list:
+            for context_id, data in parts:
                 if not self.assoc.condemned:
                     self._receive(context_id, data)
         except _STUMBLES as error:
             self._condemn(f"message not understood ({type(error).__name__})")
+
+    def get_msg(self, block: bool = False) -> tuple[Any, Any]:
+        """As the library's; instead of 'nothing' a thousand times a second it waits a little, or for `poke`."""
+        try:
+            return self.msg_queue.get(block=True, timeout=None if block else _LOOK_S)
+        except queue.Empty:
+            return None, None
+
+    def poke(self) -> None:
+        """End a wait in `get_msg`: something else has happened."""
+        self.msg_queue.put((None, None))
 
     def arrived(self, message_id: int | None) -> Incoming | None:
         """What was received whole under that Message ID; None where no data set came."""
@@ -869,7 +1032,7 @@ class _Meter(DIMSEServiceProvider):
                 if incoming:
                     incoming.discard()
 
-    def _receive(self, context_id: int, data: bytes) -> None:
+    def _receive(self, context_id: int, data: bytes | memoryview) -> None:
         """One fragment (PS3.8 annex E)."""
         if self.message is None:
             self._command_bytes = self._object_bytes = 0
@@ -879,8 +1042,8 @@ class _Meter(DIMSEServiceProvider):
             self._condemn(fault)
         elif self._storing:
             self._store(context_id, data)
-        else:
-            self._collect(context_id, data)
+        elif not self._begin_at_once(context_id, data):
+            self._collect(context_id, bytes(data))
 
     def _collect(self, context_id: int, data: bytes) -> None:
         """A fragment that pynetdicom may keep: of a command, of which a data set may follow."""
@@ -890,7 +1053,20 @@ class _Meter(DIMSEServiceProvider):
         if isinstance(self.message, C_STORE_RQ) and data[0] & _COMMAND:
             self._begin(self.message.command_set, self.assoc._accepted_cx[context_id])
 
-    def _begin(self, command: Dataset, context: PresentationContext) -> None:
+    def _begin_at_once(self, context_id: int, data: bytes | memoryview) -> bool:
+        """Whether it is a C-STORE that can be answered in this thread: nothing odd in it, nothing waiting before it."""
+        waiting = self.message is not None or self.assoc.serving or self._arrived or self.msg_queue.qsize()
+        if waiting or data[0] != _COMMAND | _LAST or not self.assoc.door.settings.fast_store:
+            return False
+        command, context = fast_store.read_store_request(data[1:]), self.assoc._accepted_cx[context_id]
+        if command is None or _command_fault(command, context):
+            return False
+        self.message, self._at_once = DIMSEMessage(), command
+        self.message.context_id = context_id
+        self._begin(command, context)
+        return True
+
+    def _begin(self, command: Dataset | fast_store.StoreCommand, context: PresentationContext) -> None:
         self._storing, self._message_id = True, command.MessageID
         if self._message_id in self._arrived:
             self._condemn("two requests under one Message ID")
@@ -898,7 +1074,7 @@ class _Meter(DIMSEServiceProvider):
             with self._lock:
                 self._incoming = None if self._over else self.assoc.announce(command, str(context.transfer_syntax[0]))
 
-    def _store(self, context_id: int, data: bytes) -> None:
+    def _store(self, context_id: int, data: bytes | memoryview) -> None:
         with self._lock:
             if self._incoming and not self._over:
                 self._incoming.write(data[1:])
@@ -907,13 +1083,28 @@ class _Meter(DIMSEServiceProvider):
 
     def _end(self, context_id: int) -> None:
         with self._lock:
-            if self._incoming:
-                self._arrived[self._message_id] = self._incoming
-            self._incoming = None
+            incoming, self._incoming = self._incoming, None
+            if incoming and self._at_once is None:
+                self._arrived[self._message_id] = incoming
         self._storing = False
-        self._collect(context_id, bytes([_LAST]))  # the library's turn, with nothing left to keep
+        if self._at_once is None:
+            self._collect(context_id, bytes([_LAST]))  # the library's turn, with nothing left to keep
+            return
+        command, self._at_once, self.message = self._at_once, None, None
+        if incoming:
+            self._answer_at_once(context_id, command, incoming)
 
-    def _fault(self, context_id: int, data: bytes) -> str:
+    def _answer_at_once(self, context_id: int, command: fast_store.StoreCommand, incoming: Incoming) -> None:
+        with self.assoc.at_work():
+            answer = self.assoc.door.stored(incoming)
+        connection = cast("_Socket", self.dul.socket)
+        self._ahead = self._ahead + 1 if connection.readable() else 0
+        if self._ahead > _OUTSTANDING_LIMIT:
+            self._condemn("too many unanswered requests")
+        else:
+            connection.send(fast_store.store_response(context_id, command, *answer))
+
+    def _fault(self, context_id: int, data: bytes | memoryview) -> str:
         if context_id not in self.assoc._accepted_cx or not data:
             return "a fragment outside any negotiated context"
         if context_id != self._context_id or bool(data[0] & _COMMAND) is self._command_is_complete():
@@ -942,7 +1133,7 @@ class _Meter(DIMSEServiceProvider):
         """Drop what was collected and have the state machine send an A-ABORT (event 19, PS3.8 table 9-10)."""
         logger.warning("association aborted", because=fault, peer_ip=self.assoc.peer_ip)
         self.assoc.condemned = True
-        self.message = None
+        self.message = self._at_once = None
         self.dul.event_queue.put("Evt19")
 
 

@@ -29,9 +29,6 @@ from typing import Final, NamedTuple
 from pydicom import uid
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 
 from npc_rtnode.adapters.dicom.elements import quietly
 from npc_rtnode.domain.identifiers import derived_uid
@@ -137,17 +134,27 @@ class StructureReader:
         A function of class, instance and transfer syntax alone: the same instance arriving again, by way of another AE
         title or after an upgrade, makes the same file with the same digest. Who sent it stands in the ledger.
         """
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = uid.UID(checked_uid(request.sop_class_uid, "SOP Class UID"))
-        meta.MediaStorageSOPInstanceUID = uid.UID(checked_uid(request.sop_uid, "SOP Instance UID"))
-        meta.TransferSyntaxUID = uid.UID(checked_uid(request.transfer_syntax_uid, "Transfer Syntax UID"))
-        meta.ImplementationClassUID = uid.UID(IMPLEMENTATION_CLASS_UID)
-        meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-        buffer = DicomBytesIO()
-        buffer.is_implicit_VR, buffer.is_little_endian = False, True
-        buffer.write(bytes(128) + b"DICM")
-        write_file_meta_info(buffer, meta, enforce_standard=True)
-        return buffer.getvalue()
+        meta = b"".join(
+            (
+                _META_VERSION,
+                _meta(2, b"UI", checked_uid(request.sop_class_uid, "SOP Class UID")),
+                _meta(3, b"UI", checked_uid(request.sop_uid, "SOP Instance UID")),
+                _meta(0x10, b"UI", checked_uid(request.transfer_syntax_uid, "Transfer Syntax UID")),
+                _META_IMPLEMENTATION,
+            )
+        )
+        return _PREAMBLE + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta
+
+
+def _meta(element: int, vr: bytes, text: str) -> bytes:
+    """An element of the file meta group, explicit VR, padded to even length (PS3.5 7.1.2, 6.2)."""
+    value = text.encode("ascii") + (b"\0" if vr == b"UI" else b" ") * (len(text) % 2)
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+_PREAMBLE: Final = bytes(128) + b"DICM"
+_META_VERSION: Final = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
+_META_IMPLEMENTATION: Final = _meta(0x12, b"UI", IMPLEMENTATION_CLASS_UID) + _meta(0x13, b"SH", IMPLEMENTATION_VERSION)
 
 
 def checked_uid(text: str, what: str) -> str:

@@ -1,7 +1,7 @@
 """objects found again after a restore, and the daily constancy runs
 
-Revision: q7daily
-Revises: 0004
+Revision: 0006
+Revises: 0005
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "q7daily"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

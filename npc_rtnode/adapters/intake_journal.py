@@ -1,0 +1,423 @@
+"""The intake journal: what was received, in order, made durable by one flush of one file (ADR 0020).
+
+`folder/00000000000000000001.seg` holds records from that number on. A record is a head, the entry as text, and the
+content of an instance where it is not too large; each begins on a page of its own. Segments are written with zeros
+before they are used, and used again after that: a flush then touches nothing but the bytes written. What a segment
+holds of an earlier use has lower numbers than its name and counts for nothing.
+
+One process writes (a lock in the folder says so), any may read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from npc_rtnode import log
+from npc_rtnode.domain.records import Arrived, Ended, IntakeEntry, Opened, Refused, Rejected
+from npc_rtnode.errors import DiskLow, MomentFault
+
+logger = log.get(__name__)
+
+SEGMENT_BYTES: Final = 16 << 20
+_SPARES: Final = 16
+"""Used segments that are kept to be used again."""
+_AHEAD: Final = 2
+"""Segments that are written with zeros before they are needed: nobody who sends waits for that."""
+_ROOM_S: Final = 10.0
+"""How long a record waits for the ledger to take others; then the sender is asked to try again."""
+_PAGE: Final = 4096
+_MAGIC: Final = b"NPJ1"
+_HEAD: Final = struct.Struct("<4sIQII")
+"""Magic, CRC-32 of the rest and the text, number, bytes of the text, bytes of the content."""
+_TEXT_LIMIT: Final = 1 << 20
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
+    kind.__name__: TypeAdapter(kind) for kind in (Opened, Rejected, Refused, Arrived, Ended)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Fulfils ports.Content: the bytes of one instance inside a segment."""
+
+    file: Path
+    at: int
+    size: int
+
+    def copy_into(self, handle: int) -> None:
+        """Copy within the kernel."""
+        source = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at, left = self.at, self.size
+            while left:
+                copied = os.copy_file_range(source, handle, left, offset_src=at)
+                if copied == 0:
+                    raise OSError(errno.EIO, "the journal ends before its content does")
+                at, left = at + copied, left - copied
+        finally:
+            os.close(source)
+
+    def read(self) -> bytes:
+        """All of it."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.at)
+            return stream.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One record of the journal."""
+
+    number: int
+    entry: IntakeEntry
+    content: Content | None
+
+
+class _Segment:
+    """One file of the journal, opened for writing by its one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.first = int(path.stem)
+        self.handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.size = os.fstat(self.handle).st_size
+        self.end = self.flushed = 0
+        self.last = self.first - 1
+        self.broken = False
+
+    def close(self) -> None:
+        os.close(self.handle)
+
+
+class IntakeJournal:
+    """Fulfils ports.IntakeJournal. Every method but `open` and `close` may be called from several threads at once."""
+
+    def __init__(self, folder: Path, most_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """`most_bytes` of records wait for the ledger at most, though never less than two segments."""
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._most = max(most_bytes // segment_bytes, 2)
+        self._lock = threading.Lock()  # the order of records
+        self._flushing = threading.Lock()  # one flush serves all that have written before it
+        self._room = threading.Condition(self._lock)
+        self._segments: list[_Segment] = []
+        self._next = 1
+        self._cursor = (0, 0)  # the record that was read last, and where the next one begins
+        self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
+        self.waiting_bytes = 0
+        """Of contents that are not in the spool yet, where each will take as much room again."""
+        self.stirred: Callable[[], object] = lambda: None
+        """Called after each record that is in."""
+
+    # --- from start to end --------------------------------------------------------------------------------------------
+
+    def open(self, applied: int) -> None:
+        """Take up what an earlier process left; numbers go on after `applied` and after every record that is here.
+
+        MomentFault where another process writes here.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owner = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._owner)
+            raise MomentFault(f"another process writes the intake journal {self._folder}") from error
+        for path in _segments(self._folder):
+            self._segments.append(_taken_up(path, damaged=self._set_aside))
+        self._next = max([applied, *(segment.last for segment in self._segments)]) + 1
+        if self._segments and applied + 1 < self._segments[0].first and self._next > applied + 1:
+            logger.error("the ledger is older than the intake journal", ledger=applied, oldest=self._segments[0].first)
+
+    def close(self) -> None:
+        """Let go of it; what waits is there for the next process."""
+        for segment in self._segments:
+            segment.close()
+        self._segments.clear()
+        os.close(self._owner)
+
+    def _set_aside(self, path: Path, begin: int, end: int) -> None:
+        """A stretch that cannot be read, with records after it: kept for a person to look at, and read no more."""
+        kept = self._folder / f"damaged-{path.stem}-{begin}"
+        if not kept.exists():  # or it was told at an earlier start
+            kept.write_bytes(_pread(path, begin, end - begin))
+            logger.error("a record of the intake journal cannot be read; set aside", segment=path.name, at=begin)
+        with path.open("r+b") as stream:
+            os.pwrite(stream.fileno(), bytes(_HEAD.size), begin)
+            os.fdatasync(stream.fileno())
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def append(self, entry: IntakeEntry, content: bytes | bytearray = b"", wait: bool = True) -> int:
+        """Write a record and, with `wait`, return once it is durable; its number.
+
+        Raises DiskLow when the disk fails, or when more waits for the ledger than may. A failed flush is never tried
+        again on the same segment: its records are not acknowledged, the next ones go into another.
+        """
+        kind = type(entry).__name__
+        text = f"{kind} ".encode() + _KINDS[kind].dump_json(entry, warnings=False)
+        with _disk_faults():
+            with self._lock:
+                segment, number, end = self._write(text, content)
+            if wait:
+                self._flush(segment, end)
+        self.stirred()
+        return number
+
+    def _write(self, text: bytes, content: bytes | bytearray) -> tuple[_Segment, int, int]:
+        size = _HEAD.size + len(text) + len(content)
+        segment, number = self._segment_for(size), self._next
+        rest = struct.pack("<QII", number, len(text), len(content))
+        head = _MAGIC + struct.pack("<L", zlib.crc32(text, zlib.crc32(rest))) + rest
+        if os.pwritev(segment.handle, [head, text, content], segment.end) != size:
+            raise OSError(errno.ENOSPC, "a short write")
+        self._next, segment.last = number + 1, number
+        segment.end += -(-size // _PAGE) * _PAGE
+        self._outside.append((number, len(content)))
+        self.waiting_bytes += len(content)
+        return segment, number, segment.end
+
+    def _segment_for(self, size: int) -> _Segment:
+        newest = self._segments[-1] if self._segments else None
+        if newest is None or newest.broken or newest.end + size > newest.size:
+            if not self._room.wait_for(lambda: len(self._segments) < self._most, _ROOM_S):
+                waiting = len(self._segments) * self._segment_bytes >> 20
+                raise DiskLow(f"{waiting} MiB of what was received wait for the ledger; no more is taken until then.")
+            if newest is (self._segments[-1] if self._segments else None):  # or another has begun one meanwhile
+                self._segments.append(self._begin_segment(size))
+        return self._segments[-1]
+
+    def _begin_segment(self, size: int) -> _Segment:
+        spare = next(iter(sorted(self._folder.glob("spare-*"))), None)
+        if spare is None or spare.stat().st_size < size:
+            spare = _new_spare(self._folder, self._next, max(self._segment_bytes, -(-size // _PAGE) * _PAGE))
+        path = self._folder / f"{self._next:020d}.seg"
+        spare.rename(path)
+        os.fsync(self._owner)
+        return _Segment(path)
+
+    def _flush(self, segment: _Segment, end: int) -> None:
+        with self._flushing:
+            if segment.flushed >= end:
+                return
+            if segment.broken:
+                raise OSError(errno.EIO, "the segment could not be flushed")
+            written = segment.end  # all of it is in the file: whoever writes does so before it moves the end
+            try:
+                os.fdatasync(segment.handle)
+            except OSError:
+                segment.broken = True
+                raise
+            segment.flushed = written
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, after: int, most: int) -> list[Noted]:
+        """Up to `most` records after that number, in order, each of them durable."""
+        found: list[Noted] = []
+        with self._lock:
+            wanted = [segment for segment in self._segments if segment.last > after]
+        for segment in wanted:
+            if not segment.broken:
+                with _disk_faults():
+                    self._flush(segment, segment.end)
+            found += self._read_segment(segment, after, most - len(found))
+            if len(found) == most:
+                break
+        return found
+
+    def _read_segment(self, segment: _Segment, after: int, most: int) -> list[Noted]:
+        number, at = self._cursor
+        begin = at if number == after and segment.first <= number <= segment.last else 0
+        found: list[Noted] = []
+        for noted, end in _frames(segment.path, segment.first, begin, segment.flushed):
+            if len(found) == most:
+                break
+            self._cursor = noted.number, end
+            if noted.number > after:
+                found.append(noted)
+        return found
+
+    @property
+    def last(self) -> int:
+        """The number of the newest record."""
+        return self._next - 1
+
+    # --- letting go ---------------------------------------------------------------------------------------------------
+
+    def entered(self, upto: int) -> None:
+        """Records up to that number are in the ledger, and their contents in the spool."""
+        with self._lock:
+            while self._outside and self._outside[0][0] <= upto:
+                self.waiting_bytes -= self._outside.popleft()[1]
+
+    def release(self, upto: int) -> None:
+        """Records up to that number are safe elsewhere: their segments may be used again."""
+        with self._lock:
+            done = [one for one in self._segments[:-1] if one.last <= upto]
+            for segment in done:
+                self._segments.remove(segment)
+                self._reuse(segment)
+            self._room.notify_all()
+
+    def full_segments(self) -> int:
+        """How many segments hold something, besides the one that is being written."""
+        return max(len(self._segments) - 1, 0)
+
+    def is_full(self) -> bool:
+        """Whether soon no more is taken until the ledger has taken some."""
+        return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes // 2
+
+    def prepare(self) -> None:
+        """Have segments ready for when the one in use is full, though no more of them than may be."""
+        with _disk_faults():
+            ready = len(list(self._folder.glob("spare-*")))
+            for _ in range(min(_AHEAD, self._most - len(self._segments)) - ready):
+                _new_spare(self._folder, time.time_ns(), self._segment_bytes)
+
+    def _reuse(self, segment: _Segment) -> None:
+        segment.close()
+        if segment.broken or len(list(self._folder.glob("spare-*"))) >= _SPARES:
+            segment.path.unlink()
+        else:
+            segment.path.rename(self._folder / f"spare-{segment.first:020d}")
+
+
+@dataclass(frozen=True)
+class JournalReader:
+    """What another process may know of the journal in a folder; it need not be there."""
+
+    folder: Path
+
+    def waiting(self, after: int) -> list[Noted]:
+        """Records that came after that number, as far as they can be read now."""
+        found: list[Noted] = []
+        paths = _segments(self.folder)
+        for path, following in zip(paths, [*paths[1:], None], strict=False):
+            if following is None or int(following.stem) > after + 1:
+                found += [noted for noted, _ in _frames(path, int(path.stem), 0, None) if noted.number > after]
+        return found
+
+    def damaged(self) -> list[str]:
+        """Stretches that could not be read and were set aside."""
+        return sorted(path.name for path in self.folder.glob("damaged-*"))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit())
+
+
+def _new_spare(folder: Path, number: int, size: int) -> Path:
+    """A file of zeros: what is written into it later changes neither its size nor where it lies."""
+    path = folder / f"spare-{number:020d}"
+    handle = os.open(path, _NEW_FILE, 0o600)
+    try:
+        left, zeros = size, bytes(1 << 20)
+        while left:
+            left -= os.write(handle, zeros[:left])
+        os.fsync(handle)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)
+    return path
+
+
+def _taken_up(path: Path, damaged: Callable[[Path, int, int], None]) -> _Segment:
+    """A segment of an earlier process; its end is behind its last record, a torn one there is written over."""
+    segment = _Segment(path)
+    for noted, end in _frames(path, segment.first, 0, None, damaged):
+        segment.last, segment.end = noted.number, end
+    if segment.end < segment.size:
+        os.pwrite(segment.handle, bytes(_HEAD.size), segment.end)
+        os.fdatasync(segment.handle)
+    segment.flushed = segment.end
+    return segment
+
+
+def _frames(
+    path: Path, first: int, begin: int, end: int | None, damaged: Callable[[Path, int, int], None] | None = None
+) -> Iterator[tuple[Noted, int]]:
+    """Each record from there on with where the next begins; what cannot be read between two is told to `damaged`."""
+    last, at, verify = first - 1, begin, damaged is not None
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size if end is None else end
+        while at < size:
+            frame = _frame(path, stream.fileno(), at, last)
+            if frame is None or (verify and not _is_whole(frame[0])):
+                resumed = _resumes(path, stream.fileno(), at, size, last)
+                if resumed is None:
+                    return
+                if damaged:
+                    damaged(path, at, resumed)
+                at = resumed
+                continue
+            noted, at = frame
+            last = noted.number
+            yield noted, at
+
+
+def _resumes(path: Path, handle: int, at: int, size: int, last: int) -> int | None:
+    """Where the next readable record stands behind one that is not."""
+    pages = range(at + _PAGE, size, _PAGE)
+    return next((page for page in pages if _frame(path, handle, page, last) is not None), None)
+
+
+def _frame(path: Path, handle: int, at: int, last: int) -> tuple[Noted, int] | None:
+    """The record that stands there, if it is whole and of this use of the segment, and where the next one would."""
+    data = os.pread(handle, _PAGE, at)
+    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        return None
+    _, crc, number, text_size, size = _HEAD.unpack_from(data)
+    if number <= last or text_size > _TEXT_LIMIT:
+        return None
+    body = _HEAD.size + text_size
+    text = data[_HEAD.size : body] if body <= len(data) else os.pread(handle, text_size, at + _HEAD.size)
+    if zlib.crc32(text, zlib.crc32(data[8 : _HEAD.size])) != crc:
+        return None
+    kind, _, said = text.partition(b" ")
+    content = Content(path, at + body, size) if size else None
+    return Noted(number, _KINDS[kind.decode()].validate_json(said), content), at + -(-(body + size) // _PAGE) * _PAGE
+
+
+def _is_whole(noted: Noted) -> bool:
+    """Whether all of the content was written before the process or the power went."""
+    if noted.content is None or not isinstance(noted.entry, Arrived):
+        return True
+    return hashlib.sha256(noted.content.read()).hexdigest() == noted.entry.arrival.sha256
+
+
+def _pread(path: Path, at: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        return os.pread(stream.fileno(), size, at)
+
+
+@contextmanager
+def _disk_faults() -> Iterator[None]:
+    """Say DiskLow when the disk is the reason; every other OSError stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_IS_THE_REASON:
+            raise DiskLow(f"The intake journal's disk answered {errno.errorcode[error.errno]}.") from error
+        raise

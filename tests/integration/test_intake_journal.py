@@ -1,0 +1,513 @@
+"""The intake journal: nothing acknowledged is lost and nothing is doubled, wherever it is killed or torn."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from npc_rtnode.adapters import intake_journal
+from npc_rtnode.adapters.dicom.sameness import InstanceReader
+from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader
+from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.domain.identifiers import derived_uid
+from npc_rtnode.domain.records import (
+    Arrival,
+    Arrived,
+    AssociationInfo,
+    Ended,
+    InstanceIdentity,
+    IntakeEntry,
+    Opened,
+    Refused,
+    Rejected,
+    StoreOutcome,
+    StoreRequest,
+)
+from npc_rtnode.errors import DiskLow, MomentFault
+from tests.builders import pdu
+from tests.builders.intake import SEGMENT, Intake
+from tests.builders.ledger import MR, NOON, Ledger
+from tests.builders.mr_series import SeriesSpec, slice_dataset
+from tests.builders.pdu import encoded
+from tests.fakes.disk import MEGABYTE, SmallDisk
+from tests.fakes.pipeline import hand_over
+from tests.fakes.raw_peer import ACCEPTED, RawPeer
+from tests.fakes.receiver import ROOT, Receiver, eventually
+
+INFO: Final = AssociationInfo("a-1", "PACS", "NPC_RTNODE", "127.0.0.1")
+EXPLICIT: Final = "1.2.840.10008.1.2.1"
+
+
+def arrived(number: int, content: bytes) -> Arrived:
+    """A record of that content."""
+    uid = f"1.2.3.{number}"
+    identity = InstanceIdentity(MR, uid, "1.2", "1.2.3", "MR")
+    request = StoreRequest(INFO, MR, uid, EXPLICIT)
+    return Arrived(NOON, Arrival(identity, request, hashlib.sha256(content).hexdigest(), len(content)))
+
+
+def content(number: int, size: int = 5000) -> bytes:
+    """Bytes of their own."""
+    return bytes([number]) * size
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the journal lies."""
+    return tmp_path / "journal"
+
+
+def opened(folder: Path, applied: int = 0, most: int = 64 * SEGMENT) -> IntakeJournal:
+    """A journal, taken up."""
+    journal = IntakeJournal(folder, most, SEGMENT)
+    journal.open(applied)
+    return journal
+
+
+def fill(folder: Path, count: int) -> None:
+    """So many arrivals by a process that has gone."""
+    journal = opened(folder)
+    for number in range(1, count + 1):
+        journal.append(arrived(number, content(number)), content(number))
+    journal.close()
+
+
+def numbers(journal: IntakeJournal, after: int = 0) -> list[int]:
+    """Of the records that can be read."""
+    return [noted.number for noted in journal.read(after, 1000)]
+
+
+def segment(folder: Path) -> Path:
+    """The one there is."""
+    (path,) = folder.glob("*.seg")
+    return path
+
+
+# --- what is written is read ------------------------------------------------------------------------------------------
+
+
+def test_every_kind_comes_back_as_it_was(folder: Path) -> None:
+    """Entries and content, in order, by another journal object too; files and folder are the owner's alone."""
+    request = StoreRequest(INFO, MR, "1.2.3", EXPLICIT)
+    entries: list[IntakeEntry] = [
+        Opened(NOON, INFO),
+        arrived(1, b"content"),
+        Refused(NOON, request, StoreOutcome.UNREADABLE, "cut"),
+        Ended(NOON, INFO, "released", ("1.2.3",)),
+        Rejected(NOON, INFO, "unknown"),
+    ]
+    journal = opened(folder)
+    for entry in entries:
+        journal.append(entry, b"content" if isinstance(entry, Arrived) else b"")
+    journal.close()
+    again = opened(folder)
+    found = again.read(0, 100)
+    assert [noted.entry for noted in found] == entries
+    assert [noted.content.read() if noted.content else None for noted in found] == [None, b"content", None, None, None]
+    assert {path.stat().st_mode & 0o777 for path in (folder, segment(folder))} == {0o700, 0o600}
+    assert (again.append(Opened(NOON, INFO)), numbers(again, 4)) == (6, [5, 6])
+    again.close()
+
+
+def test_segments_are_used_again_and_their_past_counts_for_nothing(folder: Path) -> None:
+    """Many times the journal's size goes through it; what a segment held before is never read as new."""
+    journal, size, seen = opened(folder, most=2 * SEGMENT), SEGMENT // 3, 0
+    for number in range(1, 40):
+        journal.append(arrived(number % 200, content(number, size)), content(number, size))
+        found = journal.read(seen, 10)
+        assert [noted.number for noted in found] == [number]
+        assert found[0].content is not None
+        assert found[0].content.read() == content(number, size)
+        seen = number
+        journal.release(seen)
+    assert len(list(folder.iterdir())) <= 4
+    journal.close()
+    assert numbers(opened(folder), 39) == []
+
+
+def test_numbers_never_go_back(folder: Path) -> None:
+    """A journal that was lost goes on behind the ledger's position, or its records would count as known."""
+    journal = opened(folder, applied=41)
+    assert journal.append(Opened(NOON, INFO)) == 42
+
+
+def test_two_writers_are_one_too_many(folder: Path) -> None:
+    """The second is told so, and whoever only reads is not held up."""
+    first = opened(folder)
+    first.append(Opened(NOON, INFO))
+    with pytest.raises(MomentFault, match="another process"):
+        opened(folder)
+    assert [noted.number for noted in JournalReader(folder).waiting(0)] == [1]
+    first.close()
+    opened(folder).close()
+
+
+def test_one_flush_serves_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads at once: all durable, in fewer flushes than records."""
+    journal, flushes = opened(folder), []
+    flush = os.fdatasync
+
+    def slow(handle: int) -> None:
+        flushes.append(handle)
+        threading.Event().wait(0.02)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    threads = [threading.Thread(target=journal.append, args=(Opened(NOON, INFO),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers(journal)) == list(range(1, 9))
+    assert len(flushes) < 8
+
+
+# --- what is torn -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [0, 3, 23, 100, 4095, 4096, 5000])
+def test_a_torn_tail_is_cut(folder: Path, left: int) -> None:
+    """Only so many bytes of the last record reached the disk: not acknowledged, gone, and the next one is whole."""
+    fill(folder, 3)
+    data = bytearray(segment(folder).read_bytes())
+    begin = 2 * 8192
+    data[begin + left :] = bytes(len(data) - begin - left)
+    segment(folder).write_bytes(data)
+    journal = opened(folder)
+    assert numbers(journal) == [1, 2]
+    journal.append(arrived(4, b"x"), b"x")
+    assert numbers(journal, 2) == [3]
+    journal.close()
+    assert JournalReader(folder).damaged() == []
+
+
+@pytest.mark.parametrize("at", [0, 5, 30, 4200])
+def test_damage_in_the_middle_is_said_and_set_aside(folder: Path, at: int) -> None:
+    """A record that cannot be read with others behind it: those are read, and it is kept for a person, told once."""
+    fill(folder, 3)
+    data = bytearray(segment(folder).read_bytes())
+    data[8192 + at] ^= 0xFF
+    segment(folder).write_bytes(data)
+    for _ in range(2):
+        journal = opened(folder)
+        assert numbers(journal) == [1, 3]
+        journal.close()
+        (kept,) = JournalReader(folder).damaged()
+        assert (folder / kept).stat().st_size == 8192
+        (folder / kept).touch()
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_flush_is_never_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DiskLow, and the next record goes into another segment (a second fsync would say that all is well)."""
+    journal = opened(folder)
+    journal.append(arrived(1, b"x"), b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "")))
+        with pytest.raises(DiskLow, match="EIO"):
+            journal.append(arrived(2, b"y"), b"y")
+    journal.append(arrived(3, b"z"), b"z")
+    assert numbers(journal) == [1, 3]
+    assert len(list(folder.glob("*.seg"))) == 2
+
+
+def test_a_full_disk_is_disk_low_and_passes(tmp_path: Path) -> None:
+    """No room for another segment: DiskLow, nothing half made is left; with room it goes on."""
+    disk = SmallDisk(tmp_path / "disk", 8 * MEGABYTE)
+    try:
+        journal = opened(disk.place / "journal")
+        journal.append(Opened(NOON, INFO))
+        disk.leave(SEGMENT // 2)
+        big = content(1, SEGMENT - 4096)
+        with pytest.raises(DiskLow, match="ENOSPC"):
+            journal.append(arrived(1, big), big)
+        assert list(journal._folder.glob("spare-*")) == []
+        disk.leave(4 * SEGMENT)
+        journal.append(arrived(1, big), big)
+        assert numbers(journal)[-1] == journal.last
+        journal.close()
+    finally:
+        disk.close()
+
+
+def test_more_than_may_wait_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing is entered the journal fills to its bound, then DiskLow says so; what is entered makes room."""
+    monkeypatch.setattr(intake_journal, "_ROOM_S", 0.05)
+    journal, big = opened(folder, most=2 * SEGMENT), content(1, SEGMENT // 2)
+    for _ in range(2):
+        journal.append(arrived(1, big), big)
+    with pytest.raises(DiskLow, match="2 MiB of what was received wait for the ledger"):
+        journal.append(arrived(1, big), big)
+    assert journal.is_full()
+    journal.release(1)
+    journal.append(arrived(1, big), big)
+
+
+# --- into the ledger --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> FileSpool:
+    """A real one."""
+    return FileSpool(tmp_path / "spool", 0)
+
+
+def a_slice(ledger: Ledger, number: int) -> Any:
+    """One instance as the listener hands it over."""
+    from npc_rtnode.domain.records import ReceivedInstance
+
+    ds = slice_dataset(SeriesSpec(rows=8, columns=8), 0)
+    ds.SOPInstanceUID = derived_uid(f"journal {number}", "journal")
+    return ReceivedInstance(ledger.association, MR, str(ds.SOPInstanceUID), EXPLICIT, encoded(ds))
+
+
+def test_replayed_twice_counts_once(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Records that the ledger has already change nothing, whoever brings them again."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    for number in range(3):
+        assert hand_over(receiver, a_slice(ledger, number)) is StoreOutcome.STORED
+    receiver.closed(ledger.association, "released")
+    records = [(noted.number, noted.entry) for noted in receiver.journal.read(0, 100)]
+    receiver.replayer.run()
+    before = ledger.queries.history(ledger.study()), ledger.queries.counts()
+    assert ledger.intake.replay(records, ledger.later(5), lambda _: None) == {}
+    assert (ledger.queries.history(ledger.study()), ledger.queries.counts()) == before
+    assert ledger.queries.counts()["instances"] == 3
+
+
+def test_files_torn_by_a_power_loss_are_laid_again(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Rows are there, files not durable yet: one is torn, one is gone, one was removed by retention, and only the first
+    two come back from the journal."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader())
+    for number in range(3):
+        hand_over(receiver, a_slice(ledger, number))
+    uids = [a_slice(ledger, number).sop_uid for number in range(3)]
+    torn, gone, removed = (spool.path(ledger.intake.copies(uid)[0]) for uid in uids)
+    torn.write_bytes(torn.read_bytes()[:100])
+    gone.unlink()
+    removed.unlink()
+    receiver.journal.close()
+    ledger.intake.gone = lambda names: {removed.name}  # type: ignore[method-assign]
+    again = Intake(ledger, tmp_path, spool, InstanceReader())
+    assert [len(spool.read(path.name)) > 100 for path in (torn, gone)] == [True, True]
+    assert not removed.exists()
+    assert ledger.intake.position() == (again.journal.last, again.journal.last)
+
+
+def test_files_are_durable_before_the_journal_lets_go(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync of each file, then of its folder, then the ledger's word, then the segment is free."""
+    told: list[str] = []
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader())
+    hand_over(receiver, a_slice(ledger, 1))
+    sync, secured, release = os.fsync, ledger.intake.secured, receiver.journal.release
+
+    def spy(handle: int) -> None:
+        told.append("folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", spy)
+
+    def telling(word: str, deed: Callable[[int], None]) -> Callable[[int], None]:
+        def do(number: int) -> None:
+            told.append(word)
+            deed(number)
+
+        return do
+
+    monkeypatch.setattr(ledger.intake, "secured", telling("ledger", secured))
+    monkeypatch.setattr(receiver.journal, "release", telling("free", release))
+    receiver.replayer.secure()
+    assert told == ["file", "folder", "ledger", "free"]
+
+
+def test_a_large_batch_and_its_order(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Two associations mixed, a copy, a conflict: as if each had been entered by itself, in order."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    other = replace(ledger.association, association_id="a-2")
+    receiver.opened(other)
+    for number in range(20):
+        sent = a_slice(ledger, number)
+        hand_over(receiver, replace(sent, association=other) if number % 2 else sent)
+    hand_over(receiver, a_slice(ledger, 3))
+    receiver.closed(other, "released")
+    assert receiver.replayer.run() == 23
+    assert ledger.queries.counts()["instances"] == 20
+    assert ledger.series_states() == ["RECEIVING"]
+    changed = a_slice(ledger, 3)
+    hand_over(receiver, replace(changed, encoded=changed.encoded[:-1] + b"\x55"))
+    receiver.replayer.run()
+    assert ledger.series_states() == ["QUARANTINED"]
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+_DIES: Final = """
+import os, signal, sys
+from npc_rtnode.adapters import intake_journal, spool
+from npc_rtnode.adapters.database import intake
+from npc_rtnode.pipeline import replay
+where, turn, after = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "after"
+places = {"write": (os, "pwritev"), "flush": (os, "fdatasync"), "copy": (os, "copy_file_range"),
+          "fsync": (os, "fsync"), "commit": (intake.IntakeLedger, "replay"),
+          "secured": (intake.IntakeLedger, "secured"),
+          "release": (intake_journal.IntakeJournal, "release")}
+owner, name = places[where]
+real, count = getattr(owner, name), [0]
+def dying(*args, **more):
+    count[0] += armed[0]
+    if count[0] == turn and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*args, **more)
+    if count[0] == turn:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+armed = [0]
+setattr(owner, name, dying)
+replay.IDLE_S = 0.2
+from npc_rtnode.adapters.dicom.listener import Listener
+start = Listener.start
+def started(self):
+    armed[0] = 1
+    return start(self)
+Listener.start = started
+sys.argv = ["npc-rtnode", "serve", "--only", "receive", "--config", sys.argv[4]]
+from npc_rtnode.__main__ import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """A receiver that was started once: the kill points run on its home, each on what the last one left."""
+    with Receiver(tmp_path_factory.mktemp("killed")) as running:
+        running.terminate()
+        yield running
+
+
+POINTS: Final = [
+    (where, turn, when)
+    for where in ("write", "flush", "copy", "commit", "fsync", "secured", "release")
+    for turn in ((1, 3) if where in {"write", "flush", "copy"} else (1,))
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("where", "turn", "when"), POINTS)
+def test_killed_at_each_step(node: Receiver, where: str, turn: int, when: str) -> None:
+    """SIGKILL before or after each step: what was acknowledged is there once, whole; the rest is sent again and is."""
+    sent = [a_dataset(f"{where} {turn} {when} {at}") for at in range(6)]
+    acknowledged = []
+    with killed_at(node, where, turn, when) as process, RawPeer(node.port) as peer:
+        if peer.associate() == ACCEPTED:
+            for data, uid in sent:
+                if peer.answer(pdu.store(data, uid)) != 0:
+                    break
+                acknowledged.append(uid)
+        assert process.wait(30) == -signal.SIGKILL
+    node._start()
+    rows = node.rows()
+    assert [len(rows.get(uid, [])) for uid in acknowledged] == [1] * len(acknowledged)
+    with RawPeer(node.port) as peer:
+        assert peer.associate() == ACCEPTED
+        assert [peer.answer(pdu.store(data, uid)) for data, uid in sent] == [0] * len(sent)
+    assert all(len(node.kept(uid)) == 1 for _, uid in sent)
+    assert node.terminate()[0] == 0
+    assert node.parts() == []
+    assert JournalReader(node.home / "spool" / "journal").damaged() == []
+
+
+def a_dataset(name: str) -> tuple[bytes, str]:
+    """A slice of that name."""
+    ds = slice_dataset(SeriesSpec(rows=8, columns=8), 0)
+    ds.SOPInstanceUID = derived_uid(name, "killed")
+    return encoded(ds), str(ds.SOPInstanceUID)
+
+
+class killed_at:  # read as a phrase
+    """A receiver on that home which kills itself there."""
+
+    def __init__(self, node: Receiver, *point: object) -> None:
+        self._node, self._point = node, [str(word) for word in point]
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        """Listening."""
+        command = [sys.executable, "-c", _DIES, *self._point, str(self._node._config)]
+        with self._node._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self._node.process = self._process
+        assert eventually(self._node._listens, 60), self._node.said()
+        return self._process
+
+    def __exit__(self, *_: object) -> None:
+        """Gone in any case."""
+        self._process.kill()
+        self._process.wait(30)
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+_CALLS: Final = "pwritev,pwritev2,fdatasync,sendto"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_no_answer_before_the_flush(tmp_path: Path) -> None:
+    """As the kernel saw it: between two answers of Success on one association a record was written and flushed."""
+    with Receiver(tmp_path) as running:
+        trace = tmp_path / "trace"
+        command = ["strace", "-f", "-q", "-e", f"trace={_CALLS}", "-o", str(trace), "-p", str(running.process.pid)]
+        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            assert eventually(lambda: "TracerPid:\t0" not in status_of(running), 10)
+            with RawPeer(running.port) as peer:
+                assert peer.associate() == ACCEPTED
+                assert [peer.store(*a_dataset(f"order {at}")) for at in range(10)] == [0] * 10
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(20)
+    steps = "".join(map(step_of, trace.read_text("utf-8").splitlines()))
+    assert steps.count("S") == 10
+    assert [before for before in steps.split("S")[:-1] if not re.search("W.*F", before)] == [], steps
+
+
+def status_of(running: Receiver) -> str:
+    """What the kernel says of the process."""
+    return Path(f"/proc/{running.process.pid}/status").read_text("ascii")
+
+
+def step_of(line: str) -> str:
+    """W for a written record, F for a flush that is over, S for an answer to a C-STORE; nothing else counts."""
+    if re.search(r"pwritev2?\(", line):
+        return "W"
+    if ("fdatasync(" in line and "= 0" in line) or "fdatasync resumed" in line:
+        return "F"
+    return "S" if "sendto(" in line and '"\\4\\0' in line else ""
+
+
+def test_nothing_waits_of_a_journal_that_is_not_there(tmp_path: Path) -> None:
+    """A node that has never received anything has no journal, and that is no fault."""
+    assert JournalReader(tmp_path / "none").waiting(0) == []
+    assert JournalReader(tmp_path / "none").damaged() == []
