@@ -352,7 +352,10 @@ def _store_result(session: Session, row: JobRow, result: ResultToCommit, now: da
 
 def _is_out(session: Session, item: ObjectRow) -> bool:
     """Whether anybody may have an object: then its first bytes stand (ADR 0003). Until then those stand that the gates
-    judged last: an earlier try's, which they held, would travel under a later try's verdict."""
+    judged last: an earlier try's, which they held, would travel under a later try's verdict. Of what was found again
+    after a restore nobody knows (ADR 0023); it is of the same work key, so of the same series, bundle and settings."""
+    if found_again(session, item.sop_uid):
+        return True
     begun = select(AttemptRow.id).where(
         AttemptRow.subject == "delivery", AttemptRow.subject_id.in_([row.id for row in item.deliveries])
     )
