@@ -291,8 +291,8 @@ class IntakeJournal(IntakeNotes, Protocol):
     def release(self, upto: int) -> None:
         """Records up to that number are safe elsewhere."""
 
-    def full_segments(self) -> int:
-        """How many segments hold something, besides the one that is being written."""
+    def presses(self) -> bool:
+        """Whether records should be let go of now, and not only when it is quiet."""
 
     def is_full(self) -> bool:
         """Whether no more is taken until the ledger has taken some."""

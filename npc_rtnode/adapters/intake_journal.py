@@ -34,8 +34,10 @@ from npc_rtnode.errors import DiskLow, MomentFault
 logger = log.get(__name__)
 
 SEGMENT_BYTES: Final = 16 << 20
-_SPARES: Final = 16
-"""Used segments that are kept to be used again."""
+_SPARES: Final = 32
+"""Used segments that are kept to be used again; no more than half of what the journal may take."""
+_PRESSING: Final = 24
+"""So many full segments are let go of under load too; the files of a burst are better made durable after it."""
 _AHEAD: Final = 2
 """Segments that are written with zeros before they are needed: nobody who sends waits for that."""
 _ROOM_S: Final = 10.0
@@ -276,9 +278,9 @@ class IntakeJournal:
                 self._reuse(segment)
             self._room.notify_all()
 
-    def full_segments(self) -> int:
-        """How many segments hold something, besides the one that is being written."""
-        return max(len(self._segments) - 1, 0)
+    def presses(self) -> bool:
+        """Whether full segments should be let go of now, and not only when it is quiet."""
+        return len(self._segments) - 1 >= min(_PRESSING, self._most // 2)
 
     def is_full(self) -> bool:
         """Whether soon no more is taken until the ledger has taken some."""
@@ -293,7 +295,7 @@ class IntakeJournal:
 
     def _reuse(self, segment: _Segment) -> None:
         segment.close()
-        if segment.broken or len(list(self._folder.glob("spare-*"))) >= _SPARES:
+        if segment.broken or len(list(self._folder.glob("spare-*"))) >= min(_SPARES, self._most // 2):
             segment.path.unlink()
         else:
             segment.path.rename(self._folder / f"spare-{segment.first:020d}")

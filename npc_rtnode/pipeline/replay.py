@@ -26,8 +26,6 @@ GATHER_S: Final = 0.1
 """So long records gather before they are entered together."""
 IDLE_S: Final = 1.0
 """After so long without a record, files are made durable."""
-UNSECURED_SEGMENTS: Final = 8
-"""Files are made durable under load, too, once so many segments of the journal wait for it."""
 
 
 @dataclass
@@ -91,7 +89,7 @@ class Replayer:
         well = False
         with fault_barrier(lambda _error: None):
             done = self.run()
-            if done == 0 or self.journal.full_segments() >= UNSECURED_SEGMENTS:
+            if done == 0 or self.journal.presses():
                 self.secure()
             self.journal.prepare()
             well = True
