@@ -19,7 +19,7 @@ def upgrade(config: Config = None, dry_run: DryRun = False) -> None:
     with closing(Station(settings_of(config))) as station:
         before, head = schema.current(station.engine), schema.head()
         if not dry_run:
-            schema.upgrade(station.engine)
+            station.upgrade()
     done = "is at" if before == head else ("would go to" if dry_run else "went to")
     out().print(f"the ledger {done} revision {head} (from {before or 'nothing'})")
 

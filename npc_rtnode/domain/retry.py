@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from npc_rtnode.errors import BundleFault, DiskLow, InferenceCrashed, NodeError, NodeStopping
+from npc_rtnode.errors import BundleFault, DiskLow, FilesAway, InferenceCrashed, NodeError, NodeStopping
 
 OTHER_ORDER = "bundle or settings have changed since the job was queued; its series is ordered anew"
 """Why a job is replaced instead of tried: it could only become something else than its work key says."""
@@ -72,7 +72,7 @@ def decide(error: Exception, attempts: int, since: datetime, now: datetime, poli
     because = describe(error)
     if isinstance(error, NodeStopping):
         return Postpone(now, because, counts=False)
-    if isinstance(error, DiskLow):  # nothing is wrong with the work; it waits until the house is mended
+    if isinstance(error, DiskLow | FilesAway):  # nothing is wrong with the work; it waits until the house is mended
         return Postpone(now + timedelta(seconds=DISK_PAUSE_S), because, counts=False)
     if isinstance(error, BundleFault):  # the same, but a person will be longer about it
         return Postpone(now + timedelta(seconds=policy.longest_s), because, counts=False)

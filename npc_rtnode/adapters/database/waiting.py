@@ -1,0 +1,46 @@
+"""Which work could be begun now: due, of a series that is still selected, kept back by nobody and in no paused lane."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from npc_rtnode.adapters.database.carrier import RESOURCES
+from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, PauseRow, SeriesRow, StudyRow
+from npc_rtnode.domain.lifecycle import DeliveryState, JobState, SeriesState
+
+
+def claimable_jobs(now: datetime) -> Select[tuple[JobRow]]:
+    """Jobs that wait for inference or writing."""
+    due = free(select(JobRow)).where(JobRow.state.in_(sorted(RESOURCES)), JobRow.due_at <= now)
+    return due.where((JobRow.state != JobState.QUEUED) | running("infer"))
+
+
+def claimable_deliveries(now: datetime) -> Select[tuple[DeliveryRow]]:
+    """Deliveries whose job is cleared for sending."""
+    due = free(select(DeliveryRow).join(ObjectRow).join(JobRow)).where(
+        DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.due_at <= now, JobRow.state == JobState.WRITTEN
+    )
+    return due.where(running("send"), running_to())
+
+
+def free(query: Select[Any]) -> Select[Any]:
+    """Only work of a series that is still selected, in a study that nobody keeps back."""
+    return (
+        query.join(SeriesRow, SeriesRow.id == JobRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(SeriesRow.state == SeriesState.SELECTED, StudyRow.hold.is_(None))
+    )
+
+
+def running(lane: str) -> Any:
+    """Whether nobody has paused this lane."""
+    return ~select(PauseRow.lane).where(PauseRow.lane == lane).exists()
+
+
+def running_to() -> Any:
+    """Whether nobody has paused sending to the delivery's destination."""
+    paused = select(PauseRow.lane).where(PauseRow.lane == "send:" + DeliveryRow.destination)
+    return ~paused.correlate(DeliveryRow).exists()
