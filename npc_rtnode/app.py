@@ -35,6 +35,7 @@ from npc_rtnode.adapters.database.desk import Desk
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import sign
+from npc_rtnode.adapters.database.pauses import RECEIVE, Pauses
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.series import SeriesLedger
@@ -158,7 +159,7 @@ class Station:
         reserve = settings.listener.reserve_free_mb * MEGABYTE
         with _home_faults(settings.node.home):
             self.home = Home(settings.node.home).made()
-            self.root = settings.work.store or self.home.root
+            self.root = Path(settings.work.store or self.home.root)
             self.spool = FileSpool(self.root / "spool", reserve)
             self.outbox = FileSpool(self.root / "outbox", 0)
         self.engine = open_engine(settings.database_url)
@@ -176,7 +177,7 @@ class Station:
             raise ConfigFault(
                 "work.engine: procrastinate is not installed; install npc-rtnode[procrastinate]"
             ) from None
-        return Procrastinated(self.engine, self.settings.work.silent_s)
+        return Procrastinated(self.engine, self.settings.work.silent_s, self.settings.work.night)
 
     def upgrade(self) -> None:
         """The ledger's tables, and the carrier's where it has some, as this program knows them."""
@@ -227,6 +228,7 @@ class Station:
             indication_text=settings.select.indication_text,
             bundle=predictor.statement,
             settings_hash=content_hash(settings),
+            priorities={called.ae_title: called.priority for called in settings.listener.called},
         )
 
     @property
@@ -247,9 +249,9 @@ class Station:
     def errand(self) -> Errand | None:
         """How a further host reaches the node's files; None where they lie here."""
         work = self.settings.work
-        if not work.node or work.secret is None:
+        if not work.node:
             return None
-        return Errand(work.node, Secret(work.secret), self._tls_to_node())
+        return Errand(work.node, Secret(Path(work.secret)), self._tls_to_node())
 
     def _tls_to_node(self) -> ssl.SSLContext | None:
         from npc_rtnode.adapters.dicom.tls import client_context
@@ -261,11 +263,11 @@ class Station:
         from npc_rtnode.adapters.dicom.tls import Credentials
 
         work, tls = self.settings.work, self.settings.tls
-        if not work.listen or work.secret is None:
+        if not work.listen:
             return None
         context = Credentials(tls).context if tls.in_force else None
         rooms = Rooms({SPOOL: self.spool, OUTBOX: self.outbox}, self.root / WORK)
-        return Counter(work.address, rooms, Secret(work.secret), context)
+        return Counter(work.address, rooms, Secret(Path(work.secret)), context)
 
     def forget_fetched(self) -> int:
         """On a further host: what was fetched goes again after a while; how many files."""
@@ -300,7 +302,14 @@ class Station:
 
     def gatekeeper(self) -> Gatekeeper:
         """Who stands at the listener's door."""
-        return Gatekeeper(AdmissionLedger(self.sessions), self.spool.free_bytes, self.marks, utc_now)
+        pauses = Pauses(self.sessions)
+        return Gatekeeper(
+            AdmissionLedger(self.sessions),
+            self.spool.free_bytes,
+            self.marks,
+            utc_now,
+            lambda: pauses.all().get(RECEIVE),
+        )
 
     def letterhead(self) -> Letterhead:
         """What every object says about this node."""
@@ -401,7 +410,7 @@ class WorkRole:
         self._station = Station(settings)
         self._station.require_schema()
         self._clock = self._station.clock
-        self._pages = WorkLedger(self._station.sessions, settings.work.host or NODE)
+        self._pages = WorkLedger(self._station.sessions, settings.work.host or NODE, settings.work.night)
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()

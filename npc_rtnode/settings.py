@@ -11,15 +11,19 @@ import ipaddress
 import os
 import re
 import tomllib
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from npc_rtnode.domain.clauses import REGEX_FLAGS
 from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.priority import CLINICAL, LEAST, MOST
 from npc_rtnode.domain.profiles import PROFILES, Encoding, ObjectOrder, ProfileName, orders_for, segmented
 from npc_rtnode.domain.records import ObjectKind
+from npc_rtnode.domain.windows import OffPeak, Window
 from npc_rtnode.errors import ConfigFault
 
 CONTENT_VERSION: Final = 2
@@ -121,6 +125,12 @@ class CalledAE(_Section):
     ae_title: AETitle = Field(description="What the sender calls.")
     indication: Literal["npc", "unknown"] = Field(
         "unknown", description="npc: everything routed to this title is meant for nasopharyngeal carcinoma."
+    )
+    priority: int = Field(
+        CLINICAL,
+        ge=LEAST,
+        le=MOST,
+        description="How urgent what comes here is, 0 to 100; it grows by one for every minute of waiting.",
     )
 
 
@@ -267,19 +277,45 @@ class WorkSettings(_Section):
         pattern=r"^(https?://[^/\s]+:\d{1,5})?$",
         description="On a further host: the node's work.listen, as https://HOST:PORT; empty: store is used.",
     )
-    store: Path | None = Field(
-        None, description="On a further host: the node's home as it is mounted here, where files are not fetched."
+    store: str = Field(
+        "", description="On a further host: the node's home as it is mounted here, where files are not fetched."
     )
-    secret: Path | None = Field(
-        None, description="A file with at least 32 random characters, the same on the node and its hosts, mode 600."
+    secret: str = Field(
+        "", description="A file with at least 32 random characters, the same on the node and its hosts, mode 600."
     )
     cache_h: Seconds = Field(24, description="Fetched files are removed from a further host after so many hours.")
+
+    off_peak: str = Field(
+        "",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
+        description="HH:MM-HH:MM: inference of less urgent jobs waits for these hours; empty: it never waits.",
+    )
+    off_peak_zone: str = Field("UTC", description="By whose wall clock, as Europe/Paris; the nights of change count.")
+    off_peak_below: int = Field(50, ge=0, le=101, description="Jobs of a lower priority wait.")
+    off_peak_deadline_h: Seconds = Field(24, description="A job that has waited for so many hours waits no longer.")
+
+    @model_validator(mode="after")
+    def _zone_is_known(self) -> WorkSettings:
+        try:
+            ZoneInfo(self.off_peak_zone)
+        except (OSError, ValueError):
+            raise ValueError(f"off_peak_zone: no time zone is called {self.off_peak_zone!r}") from None
+        return self
+
+    @property
+    def night(self) -> OffPeak | None:
+        """What waits for which hours."""
+        if not self.off_peak:
+            return None
+        begin, end = (time.fromisoformat(text) for text in self.off_peak.split("-"))
+        window = Window(begin, end, ZoneInfo(self.off_peak_zone))
+        return OffPeak(window, self.off_peak_below, timedelta(hours=self.off_peak_deadline_h))
 
     @model_validator(mode="after")
     def _files_have_a_way(self) -> WorkSettings:
         if self.host and bool(self.node) == bool(self.store):
             raise ValueError("a further host needs one of node (files are fetched) and store (they are mounted)")
-        if (self.listen or self.node) and self.secret is None:
+        if (self.listen or self.node) and not self.secret:
             raise ValueError("secret: listen and node need the file with the shared secret")
         return self
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from npc_rtnode.cli import backfill, bundle, config, database, demo, fsck, network, node, rules, status, studies, work
+from npc_rtnode.cli import (
+    backfill,
+    bundle,
+    config,
+    database,
+    demo,
+    fsck,
+    lanes,
+    network,
+    node,
+    rules,
+    status,
+    studies,
+    work,
+)
 
 app = typer.Typer(
     name="npc-rtnode",
@@ -31,6 +45,9 @@ app.command("resend")(work.resend)
 app.command("hold")(work.hold)
 app.command("release")(work.release)
 app.command("abandon")(work.abandon)
+app.command("cancel")(work.cancel)
+app.command("pause")(lanes.pause)
+app.command("resume")(lanes.resume)
 app.command("purge")(work.purge)
 app.add_typer(rules.app, name="rules")
 app.add_typer(studies.app, name="studies")

@@ -8,6 +8,7 @@ import typer
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
+from npc_rtnode.adapters.database.pauses import Pauses
 from npc_rtnode.app import MEGABYTE, Station
 from npc_rtnode.cli.console import AsJson, Config, answer, settings_of, table
 from npc_rtnode.domain.admission import Level, judge
@@ -18,12 +19,16 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     station = Station(settings_of(config))
     schema.require_head(station.engine)
     admission, counts = admission_of(station), station.queries.counts()
+    paused = Pauses(station.sessions).all()
     station.close()
     if as_json:
-        answer({"admission": admission, "counts": counts})
+        answer({"admission": admission, "paused": paused, "counts": counts})
     else:
-        table("", ("what", "how it stands"), [*admission.items(), *((k, _flat(v)) for k, v in counts.items())])
-    if admission["level"] != Level.OPEN:
+        stopped = ((f"paused: {lane}", words) for lane, words in paused.items())
+        table(
+            "", ("what", "how it stands"), [*admission.items(), *stopped, *((k, _flat(v)) for k, v in counts.items())]
+        )
+    if admission["level"] != Level.OPEN or paused:
         raise typer.Exit(3)
 
 

@@ -73,4 +73,5 @@ class Barrier:
 
     def _record(self, lease: Lease, error: Exception) -> None:
         now = self.clock()
-        self.pages.failed(lease, retry.decide(error, lease.attempts, lease.first_due_at, now, self.policy), now)
+        decision = retry.decide(error, lease.attempts, lease.first_due_at, now, self.policy, lease.token)
+        self.pages.failed(lease, decision, now)

@@ -21,6 +21,7 @@ from npc_rtnode.adapters.database.carrier import work_of
 from npc_rtnode.adapters.database.engine import Sessions, as_reader, translated
 from npc_rtnode.adapters.database.waiting import claimable_deliveries, claimable_jobs
 from npc_rtnode.domain.records import WorkRef
+from npc_rtnode.domain.windows import OffPeak
 from npc_rtnode.errors import ConfigFault, SchemaFault
 
 TASK: Final = "npc_rtnode.carry"
@@ -42,10 +43,11 @@ _PRUNE: Final = text(
 class Procrastinated:
     """Fulfils ports.Carrier. `silent_s`: entries of a worker that is not heard of for so long are pruned."""
 
-    def __init__(self, engine: Engine, silent_s: float) -> None:
+    def __init__(self, engine: Engine, silent_s: float, off_peak: OffPeak | None = None) -> None:
         require_server(engine)
         self._sessions = Sessions(engine)
         self._silent_s = silent_s
+        self._off_peak = off_peak
         self._app = procrastinate.App(connector=procrastinate.PsycopgConnector())  # never opened: callers connect
 
     def submit(self, session: Any, work: WorkRef) -> None:
@@ -80,15 +82,14 @@ class Procrastinated:
         with self._sessions.writing() as session:
             session.execute(_PRUNE, {"s": self._silent_s})
             waiting = set(session.scalars(_WAITING))
-            lost = [work for work in _due(session, now) if name_of(work) not in waiting]
+            lost = [work for work in self._due(session, now) if name_of(work) not in waiting]
             for work in lost:
                 self._defer(session, work)
             return len(lost)
 
-
-def _due(session: Session, now: datetime) -> Iterable[WorkRef]:
-    for query in (claimable_jobs(now), claimable_deliveries(now)):
-        yield from map(work_of, session.scalars(query))
+    def _due(self, session: Session, now: datetime) -> Iterable[WorkRef]:
+        for query in (claimable_jobs(now, self._off_peak), claimable_deliveries(now)):
+            yield from map(work_of, session.scalars(query))
 
 
 def name_of(work: WorkRef) -> str:

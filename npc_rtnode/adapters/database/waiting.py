@@ -10,12 +10,17 @@ from sqlalchemy import Select, select
 from npc_rtnode.adapters.database.carrier import RESOURCES
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, PauseRow, SeriesRow, StudyRow
 from npc_rtnode.domain.lifecycle import DeliveryState, JobState, SeriesState
+from npc_rtnode.domain.windows import OffPeak
 
 
-def claimable_jobs(now: datetime) -> Select[tuple[JobRow]]:
-    """Jobs that wait for inference or writing."""
+def claimable_jobs(now: datetime, off_peak: OffPeak | None = None) -> Select[tuple[JobRow]]:
+    """Jobs that wait for inference or writing; inference that is not urgent waits for its window too."""
     due = free(select(JobRow)).where(JobRow.state.in_(sorted(RESOURCES)), JobRow.due_at <= now)
-    return due.where((JobRow.state != JobState.QUEUED) | running("infer"))
+    due = due.where((JobRow.state != JobState.QUEUED) | running("infer"))
+    if off_peak is None or off_peak.window.is_open(now):
+        return due
+    lets = (JobRow.priority >= off_peak.below) | (JobRow.first_due_at <= now - off_peak.deadline)
+    return due.where((JobRow.state != JobState.QUEUED) | lets)
 
 
 def claimable_deliveries(now: datetime) -> Select[tuple[DeliveryRow]]:

@@ -34,6 +34,7 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Quarantine
+from npc_rtnode.domain.windows import OffPeak
 from npc_rtnode.errors import LeaseLost
 
 WorkRow = JobRow | DeliveryRow
@@ -50,9 +51,10 @@ _SUPERSEDES_DELIVERED = (
 class WorkLedger:
     """Claims, outcomes and recovery of jobs and deliveries."""
 
-    def __init__(self, sessions: Sessions, owner: str = "node") -> None:
+    def __init__(self, sessions: Sessions, owner: str = "node", off_peak: OffPeak | None = None) -> None:
         """`owner`: the host that works here; one process of a host works at a time (its lock file)."""
         self._sessions = sessions
+        self._off_peak = off_peak
         self._owner = owner
 
     # --- claiming -----------------------------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ class WorkLedger:
         self, state: JobState, stage: str, now: datetime, lease_s: float, only: int | None = None
     ) -> JobInHand | None:
         """Take the first due job in this state by rank, or that very one; None when there is none to begin."""
-        due = claimable_jobs(now).where(JobRow.state == state)
+        due = claimable_jobs(now, self._off_peak).where(JobRow.state == state)
         with self._sessions.writing() as session:
             first = _narrowed(due, JobRow, only).order_by(JobRow.rank_at, JobRow.id).limit(1)
             row = session.scalar(first.with_for_update(skip_locked=True, of=JobRow))
@@ -245,6 +247,13 @@ def _end(session: Session, row: WorkRow, lease: Lease, event: Event, note: Note)
     attempt = session.scalars(select(AttemptRow).where(AttemptRow.lease_token == lease.token)).one()
     attempt.ended_at, attempt.outcome = note.at, event
     attempt.detail = row.last_error if event in _ENDS.values() else None
+
+
+def take_away(session: Session, row: WorkRow, now: datetime) -> None:
+    """From whoever has it in hand: its lease counts no more, and its attempt has ended."""
+    token, row.lease_token, row.lease_until, row.lease_owner = row.lease_token, None, None, None
+    for attempt in session.scalars(select(AttemptRow).where(AttemptRow.lease_token == token)):
+        attempt.ended_at, attempt.outcome = now, Event.CANCELLED
 
 
 def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:
