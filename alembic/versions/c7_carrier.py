@@ -21,12 +21,16 @@ def upgrade() -> None:
     """Apply; what waits already keeps its order, behind new clinical work by 80 minutes at most."""
     op.create_table(
         "pauses",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("lane", sa.String(length=48), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("since", sa.DateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("lane", name=op.f("pk_pauses")),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pauses")),
     )
+    with op.batch_alter_table("pauses", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_pauses_lane"), ["lane"], unique=False)
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         priority = sa.Column("priority", sa.Integer(), server_default=sa.text(str(_OLD_PRIORITY)), nullable=False)
         batch_op.add_column(priority)

@@ -351,9 +351,11 @@ class FetchedSpool:
         raise FilesAway("A worker host receives nothing.")
 
     def path(self, sha256: str) -> Path:
-        """Where those bytes lie here by now."""
+        """Where those bytes lie here by now; what is used is not about to be forgotten."""
         path = self._cache.path(sha256)
-        if not path.exists():
+        try:
+            os.utime(path)
+        except FileNotFoundError:
             self._fetch(sha256)
         return path
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from npc_rtnode.adapters.database.desk import Word
 from npc_rtnode.adapters.database.engine import Sessions
@@ -31,7 +31,7 @@ class Pauses:
         if lane not in known:
             raise NotFound(f"no lane is called {lane!r}; known: {', '.join(known)}")
         with self._sessions.writing() as session:
-            row = session.get(PauseRow, lane)
+            row = session.scalar(_in_force(lane))
             if row is not None:
                 return f"{lane} is paused already: {_words(row)}"
             session.add(PauseRow(lane=lane, actor=word.note.actor, reason=word.reason, since=word.at))
@@ -43,11 +43,11 @@ class Pauses:
     def resume(self, lane: str, word: Word) -> str:
         """Let a lane go on."""
         with self._sessions.writing() as session:
-            row = session.get(PauseRow, lane)
+            row = session.scalar(_in_force(lane))
             if row is None:
                 raise NotFound(f"{lane!r} is not paused; `npc-rtnode status` shows what is")
             was = _words(row)
-            session.delete(row)
+            row.ended_at = word.at
             tell(session, _SUBJECT, lane, "RESUMED", word.note)
             if word.dry_run:
                 session.rollback()
@@ -56,7 +56,12 @@ class Pauses:
     def all(self) -> dict[str, str]:
         """Every paused lane, with who, since when and why."""
         with self._sessions.reading() as session:
-            return {row.lane: _words(row) for row in session.scalars(select(PauseRow).order_by(PauseRow.lane))}
+            return {row.lane: _words(row) for row in session.scalars(_in_force())}
+
+
+def _in_force(lane: str | None = None) -> Select[tuple[PauseRow]]:
+    query = select(PauseRow).where(PauseRow.ended_at.is_(None)).order_by(PauseRow.lane)
+    return query if lane is None else query.where(PauseRow.lane == lane)
 
 
 def _words(row: Any) -> str:

@@ -292,14 +292,16 @@ class DeliveryRow(LeaseColumns, Table):
 
 
 class PauseRow(Table):
-    """A lane that a person has stopped: nothing more is begun there until the row is gone (the journal keeps both)."""
+    """A lane that a person has stopped: nothing more is begun there until it is resumed, which ends the row."""
 
     __tablename__ = "pauses"
 
-    lane: Mapped[str] = mapped_column(String(48), primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(String(48), index=True)
     actor: Mapped[str] = mapped_column(String(64))
     reason: Mapped[str] = mapped_column(Text)
     since: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class AttemptRow(Table):

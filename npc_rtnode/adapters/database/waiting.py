@@ -42,10 +42,10 @@ def free(query: Select[Any]) -> Select[Any]:
 
 def running(lane: str) -> Any:
     """Whether nobody has paused this lane."""
-    return ~select(PauseRow.lane).where(PauseRow.lane == lane).exists()
+    return ~select(PauseRow.id).where(PauseRow.lane == lane, PauseRow.ended_at.is_(None)).exists()
 
 
 def running_to() -> Any:
     """Whether nobody has paused sending to the delivery's destination."""
-    paused = select(PauseRow.lane).where(PauseRow.lane == "send:" + DeliveryRow.destination)
+    paused = select(PauseRow.id).where(PauseRow.lane == "send:" + DeliveryRow.destination, PauseRow.ended_at.is_(None))
     return ~paused.correlate(DeliveryRow).exists()
