@@ -298,7 +298,7 @@ class WorkSettings(_Section):
     def _zone_is_known(self) -> WorkSettings:
         try:
             ZoneInfo(self.off_peak_zone)
-        except (OSError, ValueError):
+        except (OSError, LookupError, ValueError):
             raise ValueError(f"off_peak_zone: no time zone is called {self.off_peak_zone!r}") from None
         return self
 
