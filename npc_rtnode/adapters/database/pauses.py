@@ -59,7 +59,7 @@ class Pauses:
             return {row.lane: _words(row) for row in session.scalars(_in_force())}
 
 
-def _in_force(lane: str | None = None) -> Select[tuple[PauseRow]]:
+def _in_force(lane: str | None = None) -> Select[PauseRow]:
     query = select(PauseRow).where(PauseRow.ended_at.is_(None)).order_by(PauseRow.lane)
     return query if lane is None else query.where(PauseRow.lane == lane)
 

@@ -13,7 +13,7 @@ from npc_rtnode.domain.lifecycle import DeliveryState, JobState, SeriesState
 from npc_rtnode.domain.windows import OffPeak
 
 
-def claimable_jobs(now: datetime, off_peak: OffPeak | None = None) -> Select[tuple[JobRow]]:
+def claimable_jobs(now: datetime, off_peak: OffPeak | None = None) -> Select[JobRow]:
     """Jobs that wait for inference or writing; inference that is not urgent waits for its window too."""
     due = free(select(JobRow)).where(JobRow.state.in_(sorted(RESOURCES)), _is_due(JobRow.due_at, now))
     due = due.where((JobRow.state != JobState.QUEUED) | running("infer"))
@@ -23,7 +23,7 @@ def claimable_jobs(now: datetime, off_peak: OffPeak | None = None) -> Select[tup
     return due.where((JobRow.state != JobState.QUEUED) | lets)
 
 
-def claimable_deliveries(now: datetime) -> Select[tuple[DeliveryRow]]:
+def claimable_deliveries(now: datetime) -> Select[DeliveryRow]:
     """Deliveries whose job is cleared for sending."""
     due = free(select(DeliveryRow).join(ObjectRow).join(JobRow)).where(
         DeliveryRow.state == DeliveryState.PENDING, _is_due(DeliveryRow.due_at, now), JobRow.state == JobState.WRITTEN
