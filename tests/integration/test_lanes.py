@@ -19,21 +19,23 @@ from npc_rtnode.adapters.database.engine import open_engine
 from npc_rtnode.adapters.database.pauses import Pauses
 from npc_rtnode.adapters.database.tables import AttemptRow, EventRow
 from npc_rtnode.adapters.database.work import WorkLedger
+from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.cli import app
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.records import SendReceipt, WrittenObject
+from npc_rtnode.domain.records import OpenSeries, SendReceipt, WrittenObject
 from npc_rtnode.domain.retry import RetryPolicy
 from npc_rtnode.domain.windows import OffPeak, Window
 from npc_rtnode.errors import LeaseLost, NotFound
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.deliver import Deliverer
+from npc_rtnode.pipeline.select import Policy
 from npc_rtnode.pipeline.sweep import Pulse
 from npc_rtnode.schedule import Metronome, Tick
 from npc_rtnode.settings import Destination
-from tests.builders.ledger import Ledger
+from tests.builders.ledger import NOON, Ledger
 from tests.builders.workers import carrier_of, wait_for
-from tests.fakes.pipeline import FakeSpool
+from tests.fakes.pipeline import STATEMENT, FakeSpool
 from tests.postgres import Server
 
 NAMES = ("tps", "pacs")
@@ -107,6 +109,16 @@ def test_verbs_pause_and_status_shows_it(tmp_path: Path) -> None:
     assert json.loads(said)["paused"]["infer"].endswith("new driver")
     assert run("resume", "infer", "--reason", "done")[0] == 0
     assert run("status", "--json")[0] == 0
+
+
+def test_how_urgent_a_series_is_follows_from_the_title_it_was_sent_to() -> None:
+    """By the settings of the called AE title; what an operator orders anew is as urgent as they say."""
+    rules = load_rule_file("npc_ce_t1")
+    policy = Policy(rules, frozenset(), (), lambda: STATEMENT, "s" * 64, {"REPLAN": 60})
+    to = {ae: OpenSeries(1, "R7Q-4KD", "1.2.3", 1, ae, "MR", (("1", "2"),), NOON) for ae in ("REPLAN", "NPC_MR")}
+    said = [policy.order(to["REPLAN"], ""), policy.order(to["NPC_MR"], ""), policy.order(to["NPC_MR"], "", 20)]
+    assert [order.priority for order in said] == [60, 80, 20]
+    assert len({order.work_key for order in said}) == 1, "it shapes no content"
 
 
 # --- calling off ------------------------------------------------------------------------------------------------------
