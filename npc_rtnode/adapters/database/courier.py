@@ -8,6 +8,8 @@ whenever the database was away.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -61,15 +63,24 @@ class Courier:
     def _run(self) -> None:
         with asyncio.Runner() as runner:
             self._loop = runner.get_loop()
-            while not self._stopping.is_set():
-                try:
-                    runner.run(self._fetch())
-                except asyncio.CancelledError:
-                    return
-                except (*_OUT_OF_TOUCH, BaseExceptionGroup) as error:
-                    logger.warning("out of touch with the carrier", because=type(error).__name__)
-                    self._stopping.wait(AGAIN_S)
-            self._loop = None
+            try:
+                while not self._stopping.is_set():
+                    self._once(runner)
+            finally:
+                self._loop = None
+                if not self._stopping.is_set():  # a fault of ours: a worker that fetches nothing must not stay up
+                    logger.error("the courier ended; its role ends too, and is started again")
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    def _once(self, runner: asyncio.Runner) -> None:
+        try:
+            runner.run(self._fetch())
+        except* asyncio.CancelledError:
+            logger.debug("the courier was called back")
+        except* _OUT_OF_TOUCH as errors:
+            names = sorted({type(error).__name__ for error in errors.exceptions})
+            logger.warning("out of touch with the carrier", because=", ".join(names))
+            self._stopping.wait(AGAIN_S)
 
     async def _fetch(self) -> None:
         most = 2 * len(self._lanes) + 2  # each lane listens, and fetches
