@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,3 +107,17 @@ def test_doctor_tells_what_came_and_was_refused(station: Station) -> None:
     checks = {check.name: check for check in examine(station.settings, golden=False)}
     assert checks["traffic"].said == "0 instances, 0 associations refused, 0 own objects came back"
     assert checks["peers"].outcome == "warning"
+
+
+def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
+    """Files that were not used for the hours of the settings go from a further host; what is in use stays."""
+    work = {"host": "gpu-1", "node": "http://127.0.0.1:1", "secret": "/s", "cache_h": 1}
+    url = "postgresql+psycopg://u@127.0.0.1:1/x"  # never connected to
+    said = {"node": {"home": tmp_path / "home"}, "database": {"url": url}, "work": work}
+    guest = Station(Settings.model_validate(said))
+    old, fresh = (guest.spool.keep([data]) for data in (b"a slice", b"another"))
+    hours_ago = time.time() - 2 * 3600
+    os.utime(guest.spool.path(old), (hours_ago, hours_ago))
+    assert guest.forget_fetched() == 1
+    assert list(guest.spool.names()) == [fresh]
+    guest.close()
