@@ -206,6 +206,16 @@ def _begin_and_fail(house: House, job: int) -> None:
         raise RuntimeError("in the middle")
 
 
+def test_a_rehearsal_moves_nothing(house: House) -> None:
+    """`--dry-run` tells what a person's word would do, and leaves row and entry as they are."""
+    job = house.job()
+    before = house.entries()
+    planned = house.ledger.desk.cancel(house.ledger.study(), house.ledger.word(dry_run=True))
+    assert (house.row(job).state, house.entries()) == (JobState.QUEUED, before)
+    assert house.ledger.desk.cancel(house.ledger.study(), house.ledger.word()) == planned
+    assert (house.row(job).state, house.entries()) == (JobState.CANCELLED, [])
+
+
 def test_submitted_twice_is_begun_once(house: House) -> None:
     """Who submits again moves what waits."""
     job = house.job()

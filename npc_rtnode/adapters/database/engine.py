@@ -172,7 +172,8 @@ class Sessions:
         """One transaction. A database that is away or busy too long is LedgerUnavailable."""
         with translated(), self._writing.begin() as session:
             yield session
-            hand_over(session, self._carrier)
+            if session.in_transaction():  # a rehearsal has rolled it back
+                hand_over(session, self._carrier)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
