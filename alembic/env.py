@@ -19,6 +19,11 @@ def tell() -> None:
         context.run_migrations()
 
 
+def include_name(name: str | None, kind: str, _parents: object) -> bool:
+    """procrastinate makes and changes its own tables."""
+    return not (kind == "table" and str(name).startswith("procrastinate_"))
+
+
 def run() -> None:
     """Migrate within one transaction."""
     connection = context.config.attributes["connection"]
@@ -27,6 +32,7 @@ def run() -> None:
         target_metadata=Table.metadata,
         render_as_batch=connection.dialect.name == "sqlite",
         render_item=render_item,
+        include_name=include_name,
         compare_type=True,
     )
     with context.begin_transaction():

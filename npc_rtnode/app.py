@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -24,12 +27,16 @@ import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
+from npc_rtnode.adapters.database.carrier import CPU, GPU, Embedded
+from npc_rtnode.adapters.database.carrier import sending as send_to
+from npc_rtnode.adapters.database.clock import LedgerClock
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
 from npc_rtnode.adapters.database.desk import Desk, Word
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import sign
+from npc_rtnode.adapters.database.pauses import RECEIVE, Pauses
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.series import SeriesLedger
@@ -37,6 +44,17 @@ from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.doorbell import Porter, ring
+from npc_rtnode.adapters.exchange import (
+    OUTBOX,
+    SPOOL,
+    WORK,
+    Counter,
+    Errand,
+    FetchedPredictions,
+    FetchedSpool,
+    Rooms,
+    Secret,
+)
 from npc_rtnode.adapters.intake_journal import IntakeJournal, JournalReader
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.rules import load_rule_file
@@ -45,6 +63,7 @@ from npc_rtnode.domain.admission import Marks
 from npc_rtnode.domain.closing import Patience
 from npc_rtnode.domain.constancy import Limits, site_zone
 from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
 from npc_rtnode.errors import ConfigFault, MomentFault, PeerBusy, Unreachable
@@ -58,11 +77,25 @@ from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.replay import Replayer
 from npc_rtnode.pipeline.select import Policy, Selector
-from npc_rtnode.pipeline.sweep import Janitor, Retention
+from npc_rtnode.pipeline.sweep import Janitor, Pulse, Recovery, Retention
 from npc_rtnode.pipeline.write import Letterhead, Writer
-from npc_rtnode.ports import Clock, PhantomSource, Predictor, ProofShelf, SeriesReader, Shelf
+from npc_rtnode.ports import (
+    Carrier,
+    Clock,
+    PhantomSource,
+    PredictionStore,
+    Predictor,
+    ProofShelf,
+    SeriesReader,
+    Shelf,
+    Spool,
+)
 from npc_rtnode.schedule import Metronome, Tick
 from npc_rtnode.settings import Destination, Settings, content_hash
+
+if TYPE_CHECKING:  # an extra that one engine needs
+    from npc_rtnode.adapters.database.courier import Courier
+    from npc_rtnode.adapters.database.procrastinated import Procrastinated
 
 logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
@@ -77,6 +110,9 @@ LATE_S = 5
 
 CONSTANCY_S = 5
 """How often the worker looks whether a constancy run is due, asked for or at its end."""
+
+NODE = "node"
+"""The owner of leases of the node's own worker; further hosts have a name in the settings."""
 
 ALARM_S = 6 * 3600
 """How often the log tells of certificates that end soon."""
@@ -153,10 +189,47 @@ class Station:
         reserve = settings.listener.reserve_free_mb * MEGABYTE
         with _home_faults(settings.node.home):
             self.home = Home(settings.node.home).made()
-            self.spool = FileSpool(self.home.root / "spool", reserve)
-            self.outbox = FileSpool(self.home.root / "outbox", 0)
+            self.root = Path(settings.work.store or self.home.root)
+            self.spool = FileSpool(self.root / "spool", reserve)
+            self.outbox = FileSpool(self.root / "outbox", 0)
         self.engine = open_engine(settings.database_url)
-        self.sessions = Sessions(self.engine)
+        self._distributed = self._procrastinated()
+        self.carrier: Carrier = self._distributed or Embedded()
+        self.sessions = Sessions(self.engine, self.carrier)
+
+    def _procrastinated(self) -> Procrastinated | None:
+        """The carrier that reaches other hosts, where it is asked for; ConfigFault where its package is missing."""
+        if self.settings.work.engine != "procrastinate":
+            return None
+        try:
+            from npc_rtnode.adapters.database.procrastinated import Procrastinated
+        except ModuleNotFoundError:
+            raise ConfigFault(
+                "work.engine: procrastinate is not installed; install npc-rtnode[procrastinate]"
+            ) from None
+        return Procrastinated(self.engine, self.settings.work.silent_s, self.settings.work.night)
+
+    def upgrade(self) -> None:
+        """The ledger's tables, and the carrier's where it has some, as this program knows them."""
+        if self._distributed:
+            from npc_rtnode.adapters.database import procrastinated
+
+            schema.upgrade(self.engine, procrastinated.make_tables)
+        else:
+            schema.upgrade(self.engine)
+
+    def require_schema(self) -> None:
+        """SchemaFault where the tables are not the ones that this program knows."""
+        schema.require_head(self.engine)
+        if self._distributed:
+            from npc_rtnode.adapters.database.procrastinated import require_tables
+
+            require_tables(self.engine)
+
+    @cached_property
+    def clock(self) -> LedgerClock:
+        """The clock of all who share the ledger."""
+        return LedgerClock(self.sessions)
 
     @cached_property
     def queries(self) -> Queries:
@@ -185,12 +258,13 @@ class Station:
             indication_text=settings.select.indication_text,
             bundle=predictor.statement,
             settings_hash=content_hash(settings),
+            priorities={called.ae_title: called.priority for called in settings.listener.called},
         )
 
     @property
     def predictions(self) -> PredictionFolder:
         """Predictions between infer and write."""
-        return PredictionFolder(self.home.root / "work")
+        return PredictionFolder(self.root / "work")
 
     @property
     def shelves(self) -> dict[Place, Shelf]:
@@ -201,6 +275,40 @@ class Station:
     def proof_shelves(self) -> dict[Place, ProofShelf]:
         """Every folder whose files have a digest for a name."""
         return {Place.SPOOL: self.spool, Place.OUTBOX: self.outbox}
+
+    def errand(self) -> Errand | None:
+        """How a further host reaches the node's files; None where they lie here."""
+        work = self.settings.work
+        if not work.node:
+            return None
+        return Errand(work.node, Secret(Path(work.secret)), self._tls_to_node())
+
+    def _tls_to_node(self) -> ssl.SSLContext | None:
+        from npc_rtnode.adapters.dicom.tls import client_context
+
+        return client_context(self.settings.tls, (), []) if self.settings.tls.in_force else None
+
+    def counter(self) -> Counter | None:
+        """Where further hosts fetch files and leave results; None where nobody does."""
+        from npc_rtnode.adapters.dicom.tls import Credentials
+
+        work, tls = self.settings.work, self.settings.tls
+        if not work.listen:
+            return None
+        context = Credentials(tls).context if tls.in_force else None
+        rooms = Rooms({SPOOL: self.spool, OUTBOX: self.outbox}, self.root / WORK)
+        return Counter(work.address, rooms, Secret(Path(work.secret)), context)
+
+    def forget_fetched(self) -> int:
+        """On a further host: what was fetched goes again after a while; how many files."""
+        oldest = time.time() - self.settings.work.cache_h * 3600
+        gone = 0
+        for shelf in (self.spool, self.outbox):
+            for name in list(shelf.names()):
+                gone += shelf.path(name).stat().st_mtime < oldest and shelf.remove(name)
+        for name in self.predictions.older_than(self.settings.work.cache_h * 3600, utc_now()):
+            gone += self.predictions.remove(name)
+        return gone
 
     def janitor(self) -> Janitor:
         """Clears what crashes left."""
@@ -234,7 +342,14 @@ class Station:
 
     def gatekeeper(self) -> Gatekeeper:
         """Who stands at the listener's door."""
-        return Gatekeeper(AdmissionLedger(self.sessions), self.spool.free_bytes, self.marks, utc_now)
+        pauses = Pauses(self.sessions)
+        return Gatekeeper(
+            AdmissionLedger(self.sessions),
+            self.spool.free_bytes,
+            self.marks,
+            utc_now,
+            lambda: pauses.all().get(RECEIVE),
+        )
 
     def letterhead(self) -> Letterhead:
         """What every object says about this node."""
@@ -242,8 +357,12 @@ class Station:
         return Letterhead(self.settings.content, node.utc_offset, node.site, npc_rtnode.__version__)
 
     def take(self, role: str) -> FileLock:
-        """The role's lock, and the ledger signed: MomentFault where the role runs, ConfigFault on another's ledger."""
-        sign(self.sessions, self.home.site_key(), utc_now())
+        """The role's lock, and the ledger signed: MomentFault where the role runs, ConfigFault on another's ledger.
+
+        A further worker host has a home of its own and signs nothing: the node has.
+        """
+        if not self.settings.work.host:
+            sign(self.sessions, self.home.site_key(), utc_now())
         return self.home.lock(role)
 
     def close(self) -> None:
@@ -260,7 +379,7 @@ class ReceiveRole:
         from npc_rtnode.adapters.dicom.tls import Credentials
 
         self._station = Station(settings)
-        schema.require_head(self._station.engine)
+        self._station.require_schema()
         site_key, waits = self._station.home.site_key(), settings.assemble
         released_s = min(waits.released_s, waits.quiet_s)
         self._intake = IntakeLedger(self._station.sessions, site_key, waits.quiet_s, released_s)
@@ -307,6 +426,27 @@ class ReceiveRole:
         return self._door.refusal() or self._replayer.congestion()
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The node's files as this host reaches them."""
+
+    spool: Spool
+    outbox: Spool
+    predictions: PredictionStore
+
+
+class _Run(Protocol):
+    def __call__(self, only: int | None = None) -> bool:
+        """Do one piece of work, or that very one; False when there is none to begin."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    run: _Run
+    wakes: tuple[str, ...] = ()
+
+
 class WorkRole:
     """Assemble, select, infer, write, deliver: lanes that look at the ledger."""
 
@@ -318,15 +458,19 @@ class WorkRole:
         from npc_rtnode.adapters.predictor import BundlePredictor
 
         self._station = Station(settings)
-        schema.require_head(self._station.engine)
-        self._pages = WorkLedger(self._station.sessions)
+        self._station.require_schema()
+        self._clock = self._station.clock
+        self._pages = WorkLedger(self._station.sessions, settings.work.host or NODE, settings.work.night)
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
         self._sender = DicomSender(tls=settings.tls)
         self._reader: SeriesReader = DicomSeriesReader()
         self._stopping = threading.Event()
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, str] = {}
+        self._errand = self._station.errand()
+        self._files = self._reach()
+        self._courier = self._couriers()
         self._metronome = Metronome(self._ticks())
         self._porter = Porter(self._station.home.bell, lambda: self._metronome.wake("assemble"))
         self._make_ready = make_ready
@@ -335,12 +479,22 @@ class WorkRole:
         """Take back what a crash left, then beat."""
         self._lock = self._station.take("work")
         self._make_ready()
-        if recovered := self._pages.recover_all(utc_now()):
+        if recovered := self._pages.recover_all(self._clock()):
             logger.warning("work taken back after a crash", count=recovered)
-        if orphaned := self._pages.cancel_unknown([d.name for d in self._station.settings.destinations], utc_now()):
-            logger.warning("deliveries to destinations that are configured no more", count=orphaned)
+        if not self._station.settings.work.host:
+            self._cancel_unknown()
+        self._counter = None if self._station.settings.work.host else self._station.counter()
+        if self._counter:
+            self._counter.start()
         self._metronome.start()
         self._porter.start()
+        if self._courier:
+            self._courier.start()
+
+    def _cancel_unknown(self) -> None:
+        known = [destination.name for destination in self._station.settings.destinations]
+        if orphaned := self._pages.cancel_unknown(known, self._clock()):
+            logger.warning("deliveries to destinations that are configured no more", count=orphaned)
 
     def stop(self) -> None:
         """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
@@ -348,29 +502,92 @@ class WorkRole:
         self._porter.stop()
         self._predictor.interrupt()
         self._metronome.stop()
+        if self._courier:
+            self._courier.stop()
+        if self._counter:
+            self._counter.stop()
         self._predictor.close()
         self._lock.release()
         self._station.close()
 
     def _ticks(self) -> list[Tick]:
-        sending = tuple(f"deliver:{destination.name}" for destination in self._station.settings.destinations)
+        lanes, work = self._lanes(), self._station.settings.work
+        beating = Tick("pulse", self._pulse().beat, work.beat_s)
+        recovery = Tick("recover", self._recovery().run, work.silent_s / 3, wakes=tuple(lane.name for lane in lanes))
+        return [*(self._guest() if work.host else self._house()), *lanes, beating, recovery]
+
+    def _guest(self) -> list[Tick]:
+        """What a further host does besides its work: what it fetched does not stay."""
+        return [Tick("cache", self._station.forget_fetched, JANITOR_S)] if self._errand else []
+
+    def _house(self) -> list[Tick]:
+        """What the node itself does, wherever the work is done."""
         return [
             Tick("assemble", self._assemble(), 2, wakes=("select",)),
             Tick("select", self._select(), 2, wakes=("infer",)),
-            Tick("infer", self._until_none(self._infer()), 2, wakes=("write",)),
-            Tick("write", self._until_none(self._writer().run), 2, wakes=sending),
-            *(
-                Tick(f"deliver:{d.name}", self._until_none(self._deliverer(d).run), 2)
-                for d in self._station.settings.destinations
-            ),
             Tick("commit", self._until_none(self._committer().run), 2),
             *([Tick("constancy", self._constancy().run, CONSTANCY_S)] if self._station.settings.qa.enabled else []),
             Tick("janitor", self._station.janitor().run, JANITOR_S),
             Tick("retention", self._station.retention().run, RETENTION_S),
-            Tick(
-                "recover", lambda: self._pages.recover(utc_now(), self._in_hand), 15, wakes=("infer", "write", *sending)
-            ),
         ]
+
+    @cached_property
+    def _stages(self) -> dict[str, _Stage]:
+        """The work that this host takes, by resource."""
+        destinations, takes = self._station.settings.destinations, self._station.settings.work.takes
+        sending = tuple(f"deliver:{destination.name}" for destination in destinations)
+        stages = {
+            GPU: _Stage("infer", self._inferrer().run, ("write",)),
+            CPU: _Stage("write", self._writer().run, sending),
+            **{send_to(d.name): _Stage(f"deliver:{d.name}", self._deliverer(d).run) for d in destinations},
+        }
+        return {
+            resource: replace(stage, run=self._reaching(stage.run))
+            for resource, stage in stages.items()
+            if takes(resource)
+        }
+
+    def _lanes(self) -> list[Tick]:
+        """Each resource in a lane of its own that looks at the ledger; none where a courier brings the work."""
+        stages = () if self._courier else self._stages.values()
+        return [Tick(stage.name, self._until_none(stage.run), 2, wakes=stage.wakes) for stage in stages]
+
+    def _couriers(self) -> Courier | None:
+        if self._station.settings.work.engine == "embedded":
+            return None
+        from npc_rtnode.adapters.database.courier import Courier
+
+        work, lanes = self._station.settings.work, {name: stage.run for name, stage in self._stages.items()}
+        return Courier(self._station.settings.database_url, lanes, work.beat_s, work.silent_s)
+
+    def _reach(self) -> _Files:
+        station, errand = self._station, self._errand
+        if errand is None:
+            return _Files(station.spool, station.outbox, station.predictions)
+        return _Files(
+            FetchedSpool(station.spool, errand, SPOOL),
+            FetchedSpool(station.outbox, errand, OUTBOX),
+            FetchedPredictions(station.predictions, station.root / WORK, errand),
+        )
+
+    def _reaching(self, run: _Run) -> _Run:
+        """Claim nothing while the node's files cannot be had: another host may."""
+        errand = self._errand
+        if errand is None:
+            return run
+        return lambda only=None: errand.is_answered() and run(only)
+
+    def _pulse(self) -> Pulse:
+        return Pulse(self._pages, self._in_hand, self._station.settings.work.silent_s, self._clock, self._lost)
+
+    def _lost(self, stages: Collection[str]) -> None:
+        """A prediction that nobody waits for is ended; what else is under way ends by itself, and records nothing."""
+        if "infer" in stages:
+            self._predictor.interrupt()
+
+    def _recovery(self) -> Recovery:
+        watch = LeaseWatch(self._station.settings.work.silent_s)
+        return Recovery(self._pages, self._station.carrier, watch, self._in_hand, self._clock, time.monotonic)
 
     def _assemble(self) -> Callable[[], int]:
         from npc_rtnode.adapters.dicom.archive import Archives
@@ -404,26 +621,24 @@ class WorkRole:
 
         return look
 
-    def _infer(self) -> Callable[[], bool]:
-        limit_s = self._station.settings.infer.timeout_s
-        inferrer = Inferrer(
+    def _inferrer(self) -> Inferrer:
+        return Inferrer(
             self._pages,
-            self._station.spool,
+            self._files.spool,
             self._reader,
             self._predictor,
-            self._store(),
+            self._files.predictions,
             content_hash(self._station.settings),
             self._barrier(COMPUTE),
         )
-        return lambda: inferrer.run(limit_s + 120)
 
     def _writer(self) -> Writer:
         return Writer(
             pages=self._pages,
-            spool=self._station.spool,
-            outbox=self._station.outbox,
+            spool=self._files.spool,
+            outbox=self._files.outbox,
             reader=self._reader,
-            store=self._store(),
+            store=self._files.predictions,
             objects=self._objects,
             letterhead=self._station.letterhead(),
             settings_hash=content_hash(self._station.settings),
@@ -447,7 +662,7 @@ class WorkRole:
     def _deliverer(self, destination: Destination) -> Deliverer:
         deliver = self._station.settings.deliver
         policy = RetryPolicy(deliver.first_retry_s, deliver.longest_retry_s, horizon_s=deliver.horizon_h * 3600)
-        return Deliverer(self._pages, self._station.outbox, self._sender, destination, self._barrier(policy))
+        return Deliverer(self._pages, self._files.outbox, self._sender, destination, self._barrier(policy))
 
     def _until_none(self, run: Callable[[], bool]) -> Callable[[], bool]:
         """Look until nothing is due; whether anything was done."""
@@ -460,11 +675,8 @@ class WorkRole:
 
         return look
 
-    def _store(self) -> PredictionFolder:
-        return self._station.predictions
-
     def _barrier(self, policy: RetryPolicy) -> Barrier:
-        return Barrier(self._pages, policy, utc_now, self._in_hand)
+        return Barrier(self._pages, policy, self._clock, self._in_hand, self._station.settings.work.silent_s)
 
 
 def constancy(station: Station, phantom: PhantomSource, clock: Clock) -> Constancy:

@@ -210,6 +210,18 @@ class InferenceCrashed(MomentFault):
     code = "INFERENCE_CRASHED"
 
 
+class InferenceOutOfMemory(MomentFault):
+    """Inference needs more memory than there is."""
+
+    code = "INFERENCE_OUT_OF_MEMORY"
+
+
+class FilesAway(MomentFault):
+    """The node's files cannot be fetched or left there."""
+
+    code = "FILES_AWAY"
+
+
 class NodeStopping(MomentFault):
     """The node is being stopped; this work goes on after its next start."""
 

@@ -5,7 +5,7 @@ Adapters fulfil these by shape alone. Pure functions need no port; they are call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,7 @@ from npc_rtnode.domain.records import (
     SliceHeader,
     StoreOutcome,
     StoreRequest,
+    WorkRef,
     WrittenObject,
 )
 from npc_rtnode.domain.report import ObjectPlan
@@ -67,6 +68,16 @@ class Spool(Protocol):
     def keep(self, data: Sequence[bytes | memoryview]) -> str:
         """Write, fsync, rename, fsync the directory; the SHA-256. Raises DiskLow, before the first byte if short."""
 
+    def path(self, sha256: str) -> Path:
+        """Where those bytes lie; the name is the digest, never a text from a peer."""
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes, their digest checked."""
+
+
+class IntakeSpool(Spool, Protocol):
+    """The spool as receiving needs it: objects that come in parts, and room that is counted before they do."""
+
     def begin(self) -> Part:
         """An object of which not all is there yet. Raises DiskLow."""
 
@@ -81,12 +92,6 @@ class Spool(Protocol):
 
     def remove(self, sha256: str) -> bool:
         """Take an object away; whether it was there."""
-
-    def path(self, sha256: str) -> Path:
-        """Where those bytes lie; the name is the digest, never a text from a peer."""
-
-    def read(self, sha256: str) -> bytes:
-        """The bytes, their digest checked."""
 
 
 class Part(Protocol):
@@ -392,11 +397,15 @@ class StudyPages(Protocol):
 class WorkPages(Protocol):
     """The ledger as the workers need it. Outcomes raise LeaseLost when another worker has taken over."""
 
-    def claim_job(self, state: JobState, stage: str, now: datetime, lease_s: float) -> JobInHand | None:
-        """Take the oldest due job in this state."""
+    def claim_job(
+        self, state: JobState, stage: str, now: datetime, lease_s: float, only: int | None = None
+    ) -> JobInHand | None:
+        """Begin the first due job in this state, or that very one; None: nothing to do."""
 
-    def claim_delivery(self, destination: str, now: datetime, lease_s: float) -> DeliveryInHand | None:
-        """Take the oldest due delivery to this destination."""
+    def claim_delivery(
+        self, destination: str, now: datetime, lease_s: float, only: int | None = None
+    ) -> DeliveryInHand | None:
+        """Begin the first due delivery to this destination, or that very one; None: nothing to do."""
 
     def predicted(self, lease: Lease, results: dict[str, Any], now: datetime) -> None:
         """Inference is done."""
@@ -415,6 +424,32 @@ class WorkPages(Protocol):
 
     def replace(self, lease: Lease, because: str, now: datetime) -> None:
         """This job can no longer become what it was queued as: cancelled, and its series judged anew."""
+
+
+class LeasePages(Protocol):
+    """The ledger as watching over leases needs it."""
+
+    def renew(self, tokens: Collection[str], now: datetime, lease_s: float) -> Collection[str]:
+        """A sign of life for what is in hand; the tokens that count no more."""
+
+    def leases(self) -> Mapping[str, datetime | None]:
+        """Every lease that is held, by token, with the last sign of life."""
+
+    def recover(self, now: datetime, forsaken: Collection[str]) -> int:
+        """Take back the work of these leases, as far as they are still held; how many."""
+
+
+class Carrier(Protocol):
+    """How work that waits reaches a worker. It brings numbers alone, and may lose, repeat or reorder them."""
+
+    def submit(self, session: Any, work: WorkRef) -> None:
+        """Within the caller's transaction: somebody is to come for it, from `due_at` on, the lowest `rank_at` first."""
+
+    def cancel(self, session: Any, work: WorkRef) -> None:
+        """Within the caller's transaction: nobody needs to come for it."""
+
+    def recover(self, now: datetime) -> int:
+        """Submit again what is due, is in nobody's hand and has no entry; how many."""
 
 
 class PredictionStore(Protocol):

@@ -11,15 +11,19 @@ import ipaddress
 import os
 import re
 import tomllib
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from npc_rtnode.domain.clauses import REGEX_FLAGS
 from npc_rtnode.domain.identifiers import digest_of
+from npc_rtnode.domain.priority import CLINICAL, LEAST, MOST
 from npc_rtnode.domain.profiles import PROFILES, Encoding, ObjectOrder, ProfileName, orders_for, segmented
 from npc_rtnode.domain.records import ObjectKind
+from npc_rtnode.domain.windows import OffPeak, Window
 from npc_rtnode.errors import ConfigFault
 
 CONTENT_VERSION: Final = 3
@@ -75,6 +79,7 @@ Host = Annotated[str, AfterValidator(_host)]
 Certificate = Annotated[str, AfterValidator(_certificate)]
 PlainText = Annotated[str, AfterValidator(_plain_text)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Resource = Annotated[str, Field(pattern=r"^(gpu|cpu|send:[a-z0-9][a-z0-9_-]{0,31})$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 OtherPort = Annotated[int, Field(ge=1, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -120,6 +125,12 @@ class CalledAE(_Section):
     ae_title: AETitle = Field(description="What the sender calls.")
     indication: Literal["npc", "unknown"] = Field(
         "unknown", description="npc: everything routed to this title is meant for nasopharyngeal carcinoma."
+    )
+    priority: int = Field(
+        CLINICAL,
+        ge=LEAST,
+        le=MOST,
+        description="How urgent what comes here is, 0 to 100; it grows by one for every minute of waiting.",
     )
 
 
@@ -238,6 +249,103 @@ class InferSettings(_Section):
     )
     timeout_s: Seconds = Field(600, description="Wall-clock limit; the process is killed then.")
     threads: int = Field(0, ge=0, description="CPU threads for inference; 0 leaves it to torch.")
+    memory_mb: int = Field(
+        0, ge=0, description="Data that the inference process may have in memory; it is refused more. 0 sets no limit."
+    )
+    cpu_fallback: bool = Field(
+        True, description="With device cuda: what is twice out of memory there is done on the CPU, and says so."
+    )
+
+
+class WorkSettings(_Section):
+    """Who does the work: the node alone, or further hosts that share its ledger (PostgreSQL)."""
+
+    engine: Literal["embedded", "procrastinate"] = Field(
+        "embedded",
+        description="How waiting work reaches a worker. embedded: workers look at the ledger every two seconds. "
+        "procrastinate: PostgreSQL tells them at once (needs npc-rtnode[procrastinate]; not on SQLite).",
+    )
+    host: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9_.-]{0,62})?$",
+        description="The name of a further worker host, another for each; empty: this is the node itself.",
+    )
+    resources: tuple[Resource, ...] = Field(
+        (), description="What this host takes: gpu (infer), cpu (write), send:DESTINATION. Empty: everything."
+    )
+    beat_s: Seconds = Field(10, description="How often a worker says that it still works on what it has in hand.")
+    silent_s: Seconds = Field(
+        45, description="Work whose worker is not heard of for so long is given to another; at least three beats."
+    )
+
+    listen: str = Field(
+        "",
+        pattern=r"^(.+:\d{1,5})?$",
+        description="On the node: HOST:PORT where further hosts fetch files and leave results; empty: nobody does. "
+        "With [tls] it speaks mutual TLS, without it loopback alone is allowed.",
+    )
+    node: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+:\d{1,5})?$",
+        description="On a further host: the node's work.listen, as https://HOST:PORT; empty: store is used.",
+    )
+    store: str = Field(
+        "", description="On a further host: the node's home as it is mounted here, where files are not fetched."
+    )
+    secret: str = Field(
+        "", description="A file with at least 32 random characters, the same on the node and its hosts, mode 600."
+    )
+    cache_h: Seconds = Field(24, description="Fetched files are removed from a further host after so many hours.")
+
+    off_peak: str = Field(
+        "",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
+        description="HH:MM-HH:MM: inference of less urgent jobs waits for these hours; empty: it never waits.",
+    )
+    off_peak_zone: str = Field("UTC", description="By whose wall clock, as Europe/Paris; the nights of change count.")
+    off_peak_below: int = Field(50, ge=0, le=101, description="Jobs of a lower priority wait.")
+    off_peak_deadline_h: Seconds = Field(24, description="A job that has waited for so many hours waits no longer.")
+
+    @model_validator(mode="after")
+    def _zone_is_known(self) -> WorkSettings:
+        try:
+            ZoneInfo(self.off_peak_zone)
+        except (OSError, LookupError, ValueError):
+            raise ValueError(f"off_peak_zone: no time zone is called {self.off_peak_zone!r}") from None
+        return self
+
+    @property
+    def night(self) -> OffPeak | None:
+        """What waits for which hours."""
+        if not self.off_peak:
+            return None
+        begin, end = (time.fromisoformat(text) for text in self.off_peak.split("-"))
+        window = Window(begin, end, ZoneInfo(self.off_peak_zone))
+        return OffPeak(window, self.off_peak_below, timedelta(hours=self.off_peak_deadline_h))
+
+    @model_validator(mode="after")
+    def _files_have_a_way(self) -> WorkSettings:
+        if self.host and bool(self.node) == bool(self.store):
+            raise ValueError("a further host needs one of node (files are fetched) and store (they are mounted)")
+        if (self.listen or self.node) and not self.secret:
+            raise ValueError("secret: listen and node need the file with the shared secret")
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the node listens for its hosts."""
+        host, _, port = self.listen.rpartition(":")
+        return host, int(port)
+
+    @model_validator(mode="after")
+    def _three_beats(self) -> WorkSettings:
+        if self.silent_s < 3 * self.beat_s:
+            raise ValueError(f"silent_s is {self.silent_s:g}: at least three times beat_s, which is {self.beat_s:g}")
+        return self
+
+    def takes(self, resource: str) -> bool:
+        """Whether this host does such work."""
+        return not self.resources or resource in self.resources
 
 
 class ContentSettings(_Section):
@@ -429,6 +537,7 @@ class Settings(_Section):
     assemble: AssembleSettings = AssembleSettings()
     select: SelectSettings = SelectSettings()
     infer: InferSettings = InferSettings()
+    work: WorkSettings = WorkSettings()
     content: ContentSettings = ContentSettings()
     deliver: DeliverSettings = DeliverSettings()
     destinations: tuple[Destination, ...] = ()
@@ -447,6 +556,28 @@ class Settings(_Section):
                     f"{what}: two have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _hosts_share_a_server(self) -> Settings:
+        served = self.database.url.startswith("postgresql")
+        if not served and self.work.engine != "embedded":
+            raise ValueError(f"work.engine {self.work.engine} needs PostgreSQL: set database.url, or use embedded")
+        if not served and self.work.host:
+            raise ValueError(
+                "work.host: a further worker host shares the node's ledger by PostgreSQL: set database.url"
+            )
+        self._files_travel_safely()
+        known = {"gpu", "cpu", *(f"send:{d.name}" for d in self.destinations)}
+        if strange := [resource for resource in self.work.resources if resource not in known]:
+            raise ValueError(f"work.resources: {', '.join(strange)} is none of {', '.join(sorted(known))}")
+        return self
+
+    def _files_travel_safely(self) -> None:
+        work = self.work
+        if work.listen and not self.tls.in_force and not is_loopback(work.address[0]):
+            raise ValueError(f"work.listen {work.listen}: beyond loopback files travel by TLS alone: set [tls]")
+        if work.node and work.node.startswith("https") != self.tls.in_force:
+            raise ValueError("work.node: https needs the certificates of [tls], and with them nothing else is used")
 
     @model_validator(mode="after")
     def _reports_find_their_way(self) -> Settings:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,10 +82,10 @@ class _Child:
             self.process.wait()
 
 
-def supervise(config: Path | None) -> None:
-    """Run both roles until SIGTERM or SIGINT; the listener stops first, so nothing new comes while work ends."""
+def supervise(config: Path | None, roles: Sequence[str] = ROLES) -> None:
+    """Run the roles until SIGTERM or SIGINT; the listener stops first, so nothing new comes while work ends."""
     options = ["--config", str(config)] if config else []
-    children = [_Child(role, [sys.executable, "-m", "npc_rtnode", "serve", "--only", role, *options]) for role in ROLES]
+    children = [_Child(role, [sys.executable, "-m", "npc_rtnode", "serve", "--only", role, *options]) for role in roles]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

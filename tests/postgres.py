@@ -58,9 +58,10 @@ def _free_port() -> int:
 class Server:
     """One server with a port that stays the same over restarts."""
 
-    def __init__(self, folder: Path) -> None:
-        """Nothing is started before `start` (or `with`)."""
+    def __init__(self, folder: Path, prefix: tuple[str, ...] = (), address: str = "127.0.0.1") -> None:
+        """Nothing is started before `start` (or `with`). `prefix` runs a command on its host, we reach it there."""
         self.folder = folder
+        self._prefix, self.address = prefix, address
         self.port = _free_port()
         self._data = folder / "data"
 
@@ -83,7 +84,8 @@ class Server:
 
     def start(self) -> None:
         """Returns when connections are taken."""
-        options = f"-h 127.0.0.1 -p {self.port} -k '' -c fsync=on -c max_connections=200"
+        heard = "0.0.0.0" if self._prefix else "127.0.0.1"  # noqa: S104 - on a host of its own, that nothing reaches
+        options = f"-h {heard} -p {self.port} -k '' -c fsync=on -c max_connections=200"
         self._run(
             "pg_ctl", "-D", self._data, "-l", self.folder / "log", "-w", "-t", str(WAIT_S), "-o", options, "start"
         )
@@ -99,9 +101,9 @@ class Server:
 
     # --- databases ----------------------------------------------------------------------------------------------------
 
-    def url(self, database: str, user: str = ADMIN, password: str = PASSWORD) -> str:
-        """As it stands in the settings file."""
-        return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, user: str = ADMIN, password: str = PASSWORD, at: str = "") -> str:
+        """As it stands in the settings file of whoever reaches it `at` this address."""
+        return f"postgresql+psycopg://{user}:{password}@{at or self.address}:{self.port}/{database}"
 
     def create(self, database: str, template: str = "template0") -> str:
         """A database; its URL."""
@@ -121,7 +123,7 @@ class Server:
     @contextmanager
     def connected(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection of the administrator's that commits each statement by itself."""
-        link = f"host=127.0.0.1 port={self.port} user={ADMIN} password={PASSWORD} dbname={database}"
+        link = f"host={self.address} port={self.port} user={ADMIN} password={PASSWORD} dbname={database}"
         with psycopg.connect(link, autocommit=True, connect_timeout=10) as connection:
             yield connection
 
@@ -143,6 +145,9 @@ class Server:
         asked = ("--auth=scram-sha-256", "-U", ADMIN, "--pwfile", secret, "--encoding=UTF8", "--locale=C", "--no-sync")
         self._run("initdb", "-D", self._data, *asked)
         secret.unlink()
+        if self._prefix:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 10.0.0.0/8 scram-sha-256\n")
 
     @cached_property
     def _programs(self) -> Path:
@@ -162,6 +167,14 @@ class Server:
         user = pwd.getpwnam(_UNPRIVILEGED)
         return {"cwd": self.folder, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
+    @property
+    def _on_its_host(self) -> list[str]:
+        """Entering a host takes root, which a server must not be: there the user is changed after it."""
+        if not self._prefix:
+            return []
+        user = pwd.getpwnam(_UNPRIVILEGED)
+        return [*self._prefix, "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+
     def _hand_over(self, folder: Path) -> None:
         """Let the server's user work in there, below folders that it may pass through."""
         if os.geteuid() == 0:
@@ -177,8 +190,9 @@ class Server:
         """Wait until it has done its work; its words go to a file, because a server would keep a pipe open."""
         said = self.folder / f"{program}.said"
         with said.open("wb") as out:
-            command = [str(self._programs / program), *map(str, args)]
-            done = subprocess.run(command, stdout=out, stderr=out, timeout=2 * WAIT_S, check=False, **self._as_user)
+            command = [*self._on_its_host, str(self._programs / program), *map(str, args)]
+            user = {"cwd": self.folder} if self._prefix else self._as_user
+            done = subprocess.run(command, stdout=out, stderr=out, timeout=2 * WAIT_S, check=False, **user)
         assert done.returncode == 0, f"{program}: {said.read_text('utf-8', 'replace')}{self._log()}"
 
     def _log(self) -> str:

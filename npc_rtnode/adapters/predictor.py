@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
@@ -24,7 +25,15 @@ from numpy.typing import NDArray
 from npc_rtnode.domain.geometry import Volume
 from npc_rtnode.domain.prediction import FAR_OUTSIDE, T_STAGES, Band, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
-from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
+from npc_rtnode.errors import (
+    BundleFault,
+    GeometryRefused,
+    InferenceCrashed,
+    InferenceOutOfMemory,
+    InferenceTimeout,
+    InputFault,
+    NodeStopping,
+)
 from npc_rtnode.kinship import die_with
 from npc_rtnode.settings import InferSettings
 
@@ -76,6 +85,7 @@ class Machine:
     device: str
     threads: int | None
     engine: str
+    memory_mb: int = 0  # data that the child may have in memory; 0: no limit of ours
 
 
 OpenBundle = Callable[[Path, Machine], OpenedBundle]
@@ -123,16 +133,38 @@ class BundlePredictor:
     def predict(self, volume: Volume, statement: BundleStatement) -> Prediction:
         """One answer of the bundle stated, within `timeout_s` seconds of wall clock, opening and golden case included.
 
-        Raises InferenceTimeout (the child was killed), InferenceCrashed (it died), BundleFault (also when the folder
-        holds another bundle by now), GeometryRefused or InputFault. After any of them the next call starts afresh.
+        Raises InferenceTimeout (the child was killed), InferenceCrashed (it died), InferenceOutOfMemory, BundleFault
+        (also when the folder holds another bundle by now), GeometryRefused or InputFault. After any of them the next
+        call starts afresh.
         """
-        with self._lock, self._deadline(statement.sha256) as child:
-            return _as_prediction(child.ask(volume), volume)
+        with self._lock:
+            return self._predict(volume, statement.sha256)
+
+    def _predict(self, volume: Volume, sha256: str) -> Prediction:
+        """On the machine of the settings; short of memory, in a fresh child, and at last on the CPU where it may."""
+        short: list[str] = []
+        for machine in self._ladder():
+            try:
+                with self._deadline(sha256, machine) as child:
+                    said = child.ask(volume)
+            except InferenceOutOfMemory as error:
+                self._discard()
+                short.append(f"{machine.device} ({error.detail})")
+            else:
+                return replace(_as_prediction(said, volume), ran_on=_ran(machine, short))
+        raise InferenceOutOfMemory(f"Tried on {', then '.join(short)}.")
+
+    def _ladder(self) -> list[Machine]:
+        """Windows are shown to the network one by one already: what can be less is what else a child had in memory."""
+        settings = self._settings
+        wanted = Machine(settings.device, settings.threads or None, settings.engine, settings.memory_mb)
+        spare = settings.cpu_fallback and settings.device != "cpu"
+        return [wanted, wanted, *([replace(wanted, device="cpu")] if spare else [])]
 
     def prove(self) -> str:
         """Open the bundle as `predict` does, golden case included, and say how that went; raises as `predict` does."""
         sha256 = self.statement().sha256
-        with self._lock, self._deadline(sha256) as child:
+        with self._lock, self._deadline(sha256, self._ladder()[0]) as child:
             return child.proof
 
     def interrupt(self) -> None:
@@ -168,9 +200,9 @@ class BundlePredictor:
         return Path(model.__path__[0]) / "bundles" / "default"  # as model.bundle.default_bundle, without torch
 
     @contextmanager
-    def _deadline(self, sha256: str) -> Iterator[_Child]:
+    def _deadline(self, sha256: str, machine: Machine) -> Iterator[_Child]:
         """A child with that bundle, killed when the time is over: whatever it hangs in, the pipe then ends."""
-        child = self._warm(sha256)
+        child = self._warm(sha256, machine)
         watchdog = threading.Timer(self._settings.timeout_s, child.time_is_over)
         watchdog.start()
         try:
@@ -185,12 +217,10 @@ class BundlePredictor:
         finally:
             watchdog.cancel()
 
-    def _warm(self, sha256: str) -> _Child:
-        if self._child and (self._child.is_gone() or self._child.sha256 not in ("", sha256)):
+    def _warm(self, sha256: str, machine: Machine) -> _Child:
+        if self._child and (self._child.is_gone() or not self._child.serves(sha256, machine)):
             self._discard()  # died while idle, or holds a bundle that has been replaced: nobody's attempt failed
         if self._child is None:
-            settings = self._settings
-            machine = Machine(settings.device, settings.threads or None, settings.engine)
             self._child = _Child((self._opener, self._folder, machine))
         return self._child
 
@@ -231,7 +261,8 @@ class _Child:
     """A process and the pipe to it. A thread of its own starts it and waits for it: on Linux a child dies with the
     *thread* that started it, and the callers' threads come and go."""
 
-    def __init__(self, order: tuple[Any, ...]) -> None:
+    def __init__(self, order: tuple[OpenBundle, Path, Machine]) -> None:
+        self._machine = order[2]
         self.sha256 = ""  # of the opened bundle, once it is and agrees with its golden case
         self.proof = ""  # what the golden case came to
         self._late = False
@@ -259,6 +290,10 @@ class _Child:
         if self.sha256 != wanted:
             raise BundleFault("The folder holds another bundle by now than the one that was to answer.")
 
+    def serves(self, sha256: str, machine: Machine) -> bool:
+        """Whether it is on that machine, and holds that bundle or is still opening one."""
+        return self._machine == machine and self.sha256 in ("", sha256)
+
     def ask(self, volume: Volume) -> _Said:
         """Send one volume, wait for what is said of it."""
         grid = volume.stack.grid
@@ -272,6 +307,8 @@ class _Child:
             raise BundleFault(content)
         if kind == "input":
             _refuse(*content)
+        if kind == "memory":
+            raise InferenceOutOfMemory(content)
         return content
 
     def is_gone(self) -> bool:
@@ -337,6 +374,11 @@ def _as_prediction(said: _Said, volume: Volume) -> Prediction:
     )
 
 
+def _ran(machine: Machine, short: Sequence[str]) -> str:
+    """Where it was computed, and what was too small for it before."""
+    return f"{machine.device}, after out of memory on {', then '.join(short)}" if short else machine.device
+
+
 def _finding(name: str, value: float, low: float, high: float, unit: str) -> Finding:
     message = f"{name.replace('_', ' ')} is {value:.4g} {unit}, training covered {low:.4g} to {high:.4g} {unit}"
     code = FAR_OUTSIDE if _is_far(value, low, high) else f"OUTSIDE_TRAINING_{name.upper()}"
@@ -354,11 +396,38 @@ def _is_far(value: float, low: float, high: float) -> bool:
 
 
 def _serve(pipe: Connection, parent: int, opener: OpenBundle, folder: Path, machine: Machine) -> None:
-    """The child's whole life: open, prove, say so, answer until the pipe ends. What it cannot name, it dies of."""
-    from model.manifest import BundleError
+    """The child's whole life: open, prove, say so, answer until the pipe ends. What it cannot name, it dies of.
 
+    Out of memory it says so and ends: the next child has all of it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     die_with(parent)
+    _limit_memory(machine.memory_mb)
+    try:
+        _live(pipe, opener, folder, machine)
+    except (MemoryError, RuntimeError) as error:  # torch says it by a RuntimeError of its own, and by its words alone
+        if (words := _short_of_memory(error)) is None:
+            raise
+        pipe.send(("memory", words))
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Heap and private mappings; not the address space, of which CUDA reserves far more than it uses."""
+    if megabytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
+def _short_of_memory(error: Exception) -> str | None:
+    """In a few words of ours whether that was it."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "can't allocate memory" in said or "cannot allocate memory" in said:
+        return "no memory"
+    return "no device memory" if "out of memory" in said else None
+
+
+def _live(pipe: Connection, opener: OpenBundle, folder: Path, machine: Machine) -> None:
+    from model.manifest import BundleError
+
     try:
         bundle = opener(folder, machine)
     except BundleError as error:

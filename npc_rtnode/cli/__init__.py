@@ -11,6 +11,7 @@ from npc_rtnode.cli import (
     database,
     demo,
     fsck,
+    lanes,
     network,
     node,
     plan,
@@ -47,6 +48,9 @@ app.command("resend")(work.resend)
 app.command("hold")(work.hold)
 app.command("release")(work.release)
 app.command("abandon")(work.abandon)
+app.command("cancel")(work.cancel)
+app.command("pause")(lanes.pause)
+app.command("resume")(lanes.resume)
 app.command("purge")(work.purge)
 app.add_typer(rules.app, name="rules")
 app.add_typer(studies.app, name="studies")

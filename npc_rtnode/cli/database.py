@@ -30,7 +30,7 @@ def upgrade(config: Config = None, dry_run: DryRun = False) -> None:
         before, head = schema.current(station.engine), schema.head()
         schema.require_known(before)
         if not dry_run:
-            schema.upgrade(station.engine)
+            station.upgrade()
     done = "is at" if before == head else ("would go to" if dry_run else "went to")
     out().print(f"the ledger {done} revision {head} (from {before or 'nothing'})")
 

@@ -13,6 +13,7 @@ import typer
 import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.cli.console import NOTICE, AsJson, Config, answer, out, settings_of, table
+from npc_rtnode.errors import ConfigFault
 from npc_rtnode.settings import load_settings
 
 
@@ -34,8 +35,10 @@ def serve(
 
     settings = load_settings(config)
     log.set_up(settings.log.level, settings.log.format)
+    if settings.work.host and only is Role.RECEIVE:
+        raise ConfigFault("work.host is set: a further worker host receives nothing")
     if only is None:
-        supervisor.supervise(config)
+        supervisor.supervise(config, (Role.WORK,) if settings.work.host else tuple(Role))
         return
     supervisor.belong_to_supervisor()
     from npc_rtnode.app import ReceiveRole, WorkRole

@@ -9,6 +9,7 @@ import typer
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
+from npc_rtnode.adapters.database.pauses import Pauses
 from npc_rtnode.app import MEGABYTE, Station
 from npc_rtnode.cli.console import AsJson, Config, answer, settings_of, table
 from npc_rtnode.cli.qa import newest
@@ -21,14 +22,16 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     station = Station(settings_of(config))
     schema.require_head(station.engine)
     admission, counts = admission_of(station), _counts(station)
-    constancy = newest(ConstancyLedger(station.sessions))
+    paused, constancy = Pauses(station.sessions).all(), newest(ConstancyLedger(station.sessions))
     station.close()
     if as_json:
-        answer({"admission": admission, "counts": counts, "constancy": constancy})
+        answer({"admission": admission, "paused": paused, "counts": counts, "constancy": constancy})
     else:
-        rows = [*admission.items(), *((k, _flat(v)) for k, v in counts.items()), ("constancy", constancy)]
+        stopped = ((f"paused: {lane}", words) for lane, words in paused.items())
+        counted = ((k, _flat(v)) for k, v in counts.items())
+        rows = [*admission.items(), *stopped, *counted, ("constancy", constancy)]
         table("", ("what", "how it stands"), rows)
-    if admission["level"] != Level.OPEN or RunState.ALARM in constancy:
+    if admission["level"] != Level.OPEN or paused or RunState.ALARM in constancy:
         raise typer.Exit(3)
 
 

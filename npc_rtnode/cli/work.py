@@ -14,6 +14,7 @@ from npc_rtnode.adapters.database.desk import Only, Resending, Word
 from npc_rtnode.app import Station, utc_now
 from npc_rtnode.cli.console import AsJson, Config, DryRun, Reason, Study, lines, operator, settings_of
 from npc_rtnode.domain.gates import may_send, may_show
+from npc_rtnode.domain.priority import LEAST, MOST, REPROCESS
 from npc_rtnode.domain.profiles import orders_of
 from npc_rtnode.domain.retention import PurgeOrder, told
 from npc_rtnode.settings import Settings
@@ -86,6 +87,9 @@ def reprocess(
     start: Annotated[
         From, typer.Option("--from", help="select: judge the series anew; infer: by today's bundle and settings.")
     ],
+    priority: Annotated[
+        int, typer.Option(min=LEAST, max=MOST, help="With --from infer: how urgent it is, 0 to 100.")
+    ] = REPROCESS,
     config: Config = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -95,7 +99,7 @@ def reprocess(
     if start is From.SELECT:
         lines(station.desk.reconsider(study, word), dry_run, as_json)
         return
-    lines(_order_again(station, study, word), dry_run, as_json)
+    lines(_order_again(station, study, word, priority), dry_run, as_json)
 
 
 def abandon(
@@ -103,6 +107,13 @@ def abandon(
 ) -> None:
     """End what of a study is held, failed or quarantined, where nobody will release or retry it."""
     lines(_station(config).desk.abandon(study, _word(reason, dry_run)), dry_run, as_json)
+
+
+def cancel(
+    study: Study, reason: Reason, config: Config = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Call off what of a study is still to be done or sent; a prediction under way is ended within a beat."""
+    lines(_station(config).desk.cancel(study, _word(reason, dry_run)), dry_run, as_json)
 
 
 def purge(
@@ -121,14 +132,14 @@ def purge(
     lines(done if done or as_json else ["nothing has been kept long enough that may go"], dry_run, as_json)
 
 
-def _order_again(station: Station, study: str, word: Word) -> list[str]:
+def _order_again(station: Station, study: str, word: Word, priority: int) -> list[str]:
     from npc_rtnode.adapters.predictor import BundlePredictor
 
     policy = station.policy(BundlePredictor(station.settings.infer))
     done = []
     for series in station.desk.selected(study):
         indication = station.queries.indication(series.series_id)
-        done.append(station.desk.order(series.series_id, policy.order(series, indication), word))
+        done.append(station.desk.order(series.series_id, policy.order(series, indication, priority), word))
     return done or [f"no series of study {study} is selected: see --from select"]
 
 

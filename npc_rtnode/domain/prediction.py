@@ -56,7 +56,7 @@ class Prediction:
     stage_probabilities: T1–T4, summing to 1; findings: inputs outside the limits seen in training.
     measured: what the model's side measured of this answer, by gate; bands: what the bundle allows, by gate; unusual:
     what is farthest from the ordinary, in words; sight: where the model saw each slice's centre of brightness,
-    `[slice, (x, y, z)]` LPS mm, empty where it did not say.
+    `[slice, (x, y, z)]` LPS mm, empty where it did not say; ran_on: the device, and what was too small for it before.
     """
 
     probability: NDArray[np.float32]
@@ -68,6 +68,7 @@ class Prediction:
     bands: Mapping[str, Band] = field(default_factory=dict)
     unusual: str = ""
     sight: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
+    ran_on: str = ""
 
     @property
     def stage(self) -> str:

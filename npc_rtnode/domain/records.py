@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from npc_rtnode.domain.lifecycle import Event, SeriesState
+from npc_rtnode.domain.priority import CLINICAL
 
 Vector = tuple[float, float, float]
 
@@ -404,6 +405,7 @@ class WorkOrder:
     work_key: str
     bundle_name: str
     indication: str
+    priority: int = CLINICAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +444,17 @@ class SentBefore:
     def name(self) -> str:
         """As ObjectOrder has it."""
         return f"{self.kind}/{self.variant}" if self.variant else str(self.kind)
+
+
+@dataclass(frozen=True)
+class WorkRef:
+    """One piece of work that waits, as a carrier carries it: which, for whom, how urgent, and from when on."""
+
+    subject: str  # "job" or "delivery"
+    subject_id: int
+    resource: str  # "gpu", "cpu" or "send:<destination>"
+    rank_at: datetime  # domain/priority
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

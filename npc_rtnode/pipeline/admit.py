@@ -19,7 +19,15 @@ FOR_NOW = "for now"
 class Gatekeeper:
     """Stands at the listener's door. Disk is looked at anew for each caller, the backlog at each beat."""
 
-    def __init__(self, pages: AdmissionPages, free_bytes: Callable[[], int], marks: Marks, clock: Clock) -> None:
+    def __init__(
+        self,
+        pages: AdmissionPages,
+        free_bytes: Callable[[], int],
+        marks: Marks,
+        clock: Clock,
+        paused: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`paused`: a person's word that nothing is to be received for now."""
         self._pages = pages
         self._free_bytes = free_bytes
         self._marks = marks
@@ -28,15 +36,20 @@ class Gatekeeper:
         self._standing = Standing(Level.OPEN)
         self._recorded: Level | None = None  # a restart goes on from what its ledger says
         self._backlog = 0
+        self._paused_by = paused
+        self._paused: str | None = None
 
     def refusal(self) -> str | None:
         """Why a caller is refused for now, or None; in our own words and numbers."""
+        if self._paused:
+            return f"{FOR_NOW}: PAUSED {self._paused}"
         standing = self._judge()
         return f"{FOR_NOW}: {standing.finding}" if standing.level is Level.SHUT else None
 
     def look(self) -> bool:
         """At each beat: how much waits, how the door stands, and whether that is another level than the last one."""
         try:
+            self._paused = self._paused_by()
             self._backlog = self._pages.backlog()
             return self._record(self._judge())
         except LedgerUnavailable as error:  # the last backlog stands; senders are told A700 meanwhile

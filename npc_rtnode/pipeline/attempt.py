@@ -53,7 +53,8 @@ class Barrier:
     pages: WorkPages
     policy: retry.RetryPolicy
     clock: Clock
-    in_hand: set[str] = field(default_factory=set)  # lease tokens of attempts under way in this process
+    in_hand: dict[str, str] = field(default_factory=dict)  # lease tokens of attempts under way here, with their stages
+    lease_s: float = 45.0  # a lease unrenewed for so long is forsaken
 
     @contextmanager
     def attempt(self, lease: Lease, study: str) -> Iterator[None]:
@@ -62,14 +63,15 @@ class Barrier:
             study=study, stage=lease.stage, subject=f"{lease.subject} {lease.subject_id}", attempt=lease.attempts
         )
         say.info("attempt begun")
-        self.in_hand.add(lease.token)
+        self.in_hand[lease.token] = lease.stage
         try:
             with fault_barrier(lambda error: self._record(lease, error)):
                 yield
                 say.info("attempt done")
         finally:  # also when the failure itself could not be recorded: or the work is never found again
-            self.in_hand.discard(lease.token)
+            self.in_hand.pop(lease.token, None)
 
     def _record(self, lease: Lease, error: Exception) -> None:
         now = self.clock()
-        self.pages.failed(lease, retry.decide(error, lease.attempts, lease.first_due_at, now, self.policy), now)
+        decision = retry.decide(error, lease.attempts, lease.first_due_at, now, self.policy, lease.token)
+        self.pages.failed(lease, decision, now)

@@ -11,9 +11,6 @@ from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.ports import Sender, Spool, WorkPages
 from npc_rtnode.settings import Destination
 
-LEASE_MARGIN_S = 60
-"""A lease outlives the sending child's wall clock by this much."""
-
 
 @dataclass(frozen=True)
 class Deliverer:
@@ -25,10 +22,10 @@ class Deliverer:
     destination: Destination
     barrier: Barrier
 
-    def run(self) -> bool:
-        """Do one delivery; False when none is due."""
-        lease_s = self.destination.wall_clock_s + LEASE_MARGIN_S
-        delivery = self.pages.claim_delivery(self.destination.name, self.barrier.clock(), lease_s)
+    def run(self, only: int | None = None) -> bool:
+        """Do one delivery, or that very one; False when there is none to begin."""
+        barrier = self.barrier
+        delivery = self.pages.claim_delivery(self.destination.name, barrier.clock(), barrier.lease_s, only)
         if delivery is None:
             return False
         with self.barrier.attempt(delivery.lease, delivery.study_reference):

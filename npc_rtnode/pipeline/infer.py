@@ -29,9 +29,9 @@ class Inferrer:
     settings_hash: str
     barrier: Barrier
 
-    def run(self, lease_s: float) -> bool:
-        """Do one job; False when none is due."""
-        job = self.pages.claim_job(JobState.QUEUED, STAGE, self.barrier.clock(), lease_s)
+    def run(self, only: int | None = None) -> bool:
+        """Do one job, or that very one; False when there is none to begin."""
+        job = self.pages.claim_job(JobState.QUEUED, STAGE, self.barrier.clock(), self.barrier.lease_s, only)
         if job is None:
             return False
         with self.barrier.attempt(job.lease, job.series.study_reference):
@@ -66,5 +66,6 @@ def _results(volume: Volume, prediction: Prediction) -> dict[str, Any]:
         "dropped_cc": round(prediction.dropped_cc, 3),
         "spacing_mm": [round(mm, 4) for mm in volume.stack.grid.spacing_mm],
         "slices": volume.stack.grid.shape[0],
+        "ran_on": prediction.ran_on,
         "input_findings": [str(finding) for finding in prediction.findings],
     }

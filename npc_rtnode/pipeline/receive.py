@@ -31,7 +31,7 @@ from npc_rtnode.domain.records import (
 from npc_rtnode.domain.retry import describe
 from npc_rtnode.errors import DiskLow, LedgerUnavailable, Unreadable
 from npc_rtnode.pipeline.attempt import fault_barrier
-from npc_rtnode.ports import Clock, DatasetReader, Incoming, IntakeNotes, Part, Spool
+from npc_rtnode.ports import Clock, DatasetReader, Incoming, IntakeNotes, IntakeSpool, Part
 
 logger = log.get(__name__)
 
@@ -51,7 +51,7 @@ class Receiver:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: IntakeSpool,
         notes: IntakeNotes,
         reader: DatasetReader,
         clock: Clock,
@@ -146,7 +146,7 @@ class _Incoming:
     """Fulfils ports.Incoming: bytes in memory, beyond HELD_BYTES a part file, or the fault that ended it early (then
     the rest is let pass)."""
 
-    def __init__(self, request: StoreRequest, spool: Spool, finish: Callable[[_Incoming], StoreOutcome]) -> None:
+    def __init__(self, request: StoreRequest, spool: IntakeSpool, finish: Callable[[_Incoming], StoreOutcome]) -> None:
         self.request = request
         self.part: Part | None = None
         self._spool = spool

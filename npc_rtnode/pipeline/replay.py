@@ -16,7 +16,7 @@ from npc_rtnode.domain.records import Arrival, Arrived, Ended, IntakeEntry, Stor
 from npc_rtnode.domain.retry import code_of
 from npc_rtnode.errors import MomentFault, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import contained, fault_barrier
-from npc_rtnode.ports import Clock, Content, DatasetReader, IntakeJournal, IntakePages, Noted, Spool
+from npc_rtnode.ports import Clock, Content, DatasetReader, IntakeJournal, IntakePages, IntakeSpool, Noted
 
 logger = log.get(__name__)
 
@@ -34,7 +34,7 @@ class Replayer:
 
     journal: IntakeJournal
     pages: IntakePages
-    spool: Spool
+    spool: IntakeSpool
     reader: DatasetReader
     clock: Clock
     ended: Callable[[], None] = lambda: None  # the ledger knows that associations ended: series may be over

@@ -7,7 +7,7 @@ would give two structure sets of one tumour; what came of all of them is recorde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from npc_rtnode.domain.identifiers import input_digest, work_key
 from npc_rtnode.domain.indication import INDICATION_KEYWORDS, judge_indication, texts_of
 from npc_rtnode.domain.lifecycle import Event
 from npc_rtnode.domain.prediction import BundleStatement
+from npc_rtnode.domain.priority import CLINICAL
 from npc_rtnode.domain.records import (
     Choice,
     OpenSeries,
@@ -71,16 +72,18 @@ class Policy:
     indication_text: tuple[str, ...]
     bundle: Callable[[], BundleStatement]
     settings_hash: str
+    priorities: Mapping[str, int] = field(default_factory=dict)  # by called AE title; others are clinical
 
     def keywords(self) -> list[str]:
         """Every attribute that a decision looks at."""
         return sorted({*self.rules.keywords(), *INDICATION_KEYWORDS})
 
-    def order(self, series: OpenSeries, indication: str) -> WorkOrder:
-        """The job that this series would be, by today's bundle and settings."""
+    def order(self, series: OpenSeries, indication: str, priority: int | None = None) -> WorkOrder:
+        """The job that this series would be, by today's bundle and settings; as urgent as what its AE title takes."""
         bundle = self.bundle()
         work = WorkIdentity(series.series_uid, input_digest(series.inputs), bundle.sha256, self.settings_hash)
-        return WorkOrder(work, work_key(work), f"{bundle.name} {bundle.version}", indication)
+        urgent = self.priorities.get(series.called_ae, CLINICAL) if priority is None else priority
+        return WorkOrder(work, work_key(work), f"{bundle.name} {bundle.version}", indication, urgent)
 
     def judge(self, series: OpenSeries, attributes: SeriesAttributes, known: Sequence[Verdict] = ()) -> Judged:
         """The series for itself: the verdicts `known` already, the rules', and for whom it is."""

@@ -1,20 +1,23 @@
 """Sweep: what a crash left and nobody names is cleared away; what has been kept long enough is removed and recorded.
 
+And leases: a sign of life for what is in hand here, and work taken back whose holder gives none (ADR 0021).
+
 The janitor touches only what the ledger does not name. What it names goes by retention alone: judged in
 domain/retention, removed inside one transaction, and told by a row for every file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from npc_rtnode import log
+from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.retention import Days, Parcel, Place, PurgeOrder, StudyStanding, due, everything, kept_because
 from npc_rtnode.errors import Forbidden
 from npc_rtnode.pipeline.attempt import fault_barrier
-from npc_rtnode.ports import Clock, PredictionShelf, RetentionPages, Shelf
+from npc_rtnode.ports import Carrier, Clock, LeasePages, PredictionShelf, RetentionPages, Shelf
 
 logger = log.get(__name__)
 LEFT_S = 3600
@@ -87,3 +90,42 @@ def _all_of(standing: StudyStanding) -> tuple[Parcel, ...]:
     if because := kept_because(standing):
         raise Forbidden(f"nothing of study {standing.reference} may be removed; {because}")
     return everything(standing)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Gives a sign of life for every attempt under way in this process, from a thread that nothing else uses."""
+
+    pages: LeasePages
+    in_hand: Mapping[str, str]  # lease tokens with their stages, as Barrier keeps them
+    lease_s: float
+    clock: Clock
+    lost: Callable[[Collection[str]], object]  # told the stages whose work others have taken over, or called off
+
+    def beat(self) -> int:
+        """Renew; how many are in hand."""
+        held = dict(self.in_hand)
+        gone = self.pages.renew(held, self.clock(), self.lease_s) if held else ()
+        if stages := {held[token] for token in gone if token in self.in_hand}:
+            logger.warning("work was taken over or called off while it was done here", stages=sorted(stages))
+            self.lost(stages)
+        return len(held)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Takes back the work of whoever is not heard of any more, and has what waits carried again."""
+
+    pages: LeasePages
+    carrier: Carrier
+    watch: LeaseWatch
+    in_hand: Mapping[str, str]
+    clock: Clock
+    monotonic: Callable[[], float]
+
+    def run(self) -> int:
+        """How many pieces of work go on because of it."""
+        forsaken = self.watch.look(self.pages.leases(), self.monotonic()) - {*self.in_hand}
+        if taken := self.pages.recover(self.clock(), forsaken):
+            logger.warning("work taken back: its worker was not heard of", count=taken)
+        return taken + self.carrier.recover(self.clock())

@@ -30,7 +30,6 @@ from npc_rtnode.ports import ObjectWriter, PredictionStore, SeriesReader, Spool,
 from npc_rtnode.settings import NO_QA, ContentSettings, Destination, QaSettings
 
 STAGE = "write"
-LEASE_S = 300
 
 Stored = tuple[tuple[WrittenObject, str], ...]
 """Objects, each with the SHA-256 of its stored bytes."""
@@ -79,9 +78,9 @@ class Writer:
     barrier: Barrier
     qa: QaSettings = NO_QA
 
-    def run(self) -> bool:
-        """Do one job; False when none is due."""
-        job = self.pages.claim_job(JobState.PREDICTED, STAGE, self.barrier.clock(), LEASE_S)
+    def run(self, only: int | None = None) -> bool:
+        """Do one job, or that very one; False when there is none to begin."""
+        job = self.pages.claim_job(JobState.PREDICTED, STAGE, self.barrier.clock(), self.barrier.lease_s, only)
         if job is None:
             return False
         with self.barrier.attempt(job.lease, job.series.study_reference):

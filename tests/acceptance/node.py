@@ -169,6 +169,12 @@ class Node:
         change(self._settings)
         self.config.write_text(_toml(self._settings), "utf-8")
 
+    def write_settings(self, path: Path, change: Callable[[View], None]) -> None:
+        """The same settings with a change, in another file: for a further host."""
+        settings = copy.deepcopy(self._settings)
+        change(settings)
+        path.write_text(_toml(settings), "utf-8")
+
     def restart(self) -> None:
         """Stop whatever is left and start again on the same home."""
         self.stop()

@@ -16,6 +16,7 @@ from npc_rtnode.adapters.database.studies import StudyLedger
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.domain.identifiers import digest_of, work_key
 from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
+from npc_rtnode.domain.priority import CLINICAL
 from npc_rtnode.domain.records import (
     Arrival,
     AssociationInfo,
@@ -34,6 +35,7 @@ from npc_rtnode.domain.records import (
     WorkOrder,
     WrittenObject,
 )
+from npc_rtnode.ports import Carrier
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 QUIET_S = 30.0
@@ -46,9 +48,11 @@ class Ledger:
 
     engine: Engine
     now: datetime = NOON
+    carrier: Carrier | None = None
+    priority: int = CLINICAL
 
     def __post_init__(self) -> None:
-        self.sessions = Sessions(self.engine)
+        self.sessions = Sessions(self.engine, self.carrier)
         self.intake = IntakeLedger(self.sessions, "site-key", QUIET_S)
         self.series = SeriesLedger(self.sessions)
         self.studies = StudyLedger(self.sessions)
@@ -99,7 +103,8 @@ class Ledger:
     def order(self, series: OpenSeries, bundle: str = "b" * 64, settings: str = "s" * 64) -> WorkOrder:
         """The order that selection would make of a series."""
         work = WorkIdentity(series.series_uid, digest_of(sorted(series.inputs)), bundle, settings)
-        return WorkOrder(work, work_key(work), "bundle 1", "the called AE title is meant for NPC")
+        said = "the called AE title is meant for NPC"
+        return WorkOrder(work, work_key(work), "bundle 1", said, self.priority)
 
     def choose(self, series: OpenSeries, event: Event = Event.SELECTED, reasons: tuple[str, ...] = ()) -> int | None:
         """Record a selection; the series' newest job where there is one."""

@@ -56,7 +56,9 @@ class OneJob:
     committed: list[ResultToCommit] = field(default_factory=list)
     failures: list[Any] = field(default_factory=list)
 
-    def claim_job(self, state: JobState, stage: str, now: datetime, lease_s: float) -> JobInHand:
+    def claim_job(
+        self, state: JobState, stage: str, now: datetime, lease_s: float, only: int | None = None
+    ) -> JobInHand:
         """The job."""
         return self.job
 

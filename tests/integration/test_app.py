@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -123,3 +125,17 @@ def test_records_that_wait_for_long_are_late(station: Station) -> None:
     (bounds,) = [one for one in checker(station).run() if one.code == "I12"]
     assert [words for words in bounds.breaches if "intake journal" in words]
     journal.close()
+
+
+def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
+    """Files that were not used for the hours of the settings go from a further host; what is in use stays."""
+    work = {"host": "gpu-1", "node": "http://127.0.0.1:1", "secret": "/s", "cache_h": 1}
+    url = "postgresql+psycopg://u@127.0.0.1:1/x"  # never connected to
+    said = {"node": {"home": tmp_path / "home"}, "database": {"url": url}, "work": work}
+    guest = Station(Settings.model_validate(said))
+    old, fresh = (guest.spool.keep([data]) for data in (b"a slice", b"another"))
+    hours_ago = time.time() - 2 * 3600
+    os.utime(guest.spool.path(old), (hours_ago, hours_ago))
+    assert guest.forget_fetched() == 1
+    assert list(guest.spool.names()) == [fresh]
+    guest.close()

@@ -19,6 +19,7 @@ from npc_rtnode.adapters.database.desk import Only, Resending
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, InstanceRow, JobRow, Table
+from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
 from npc_rtnode.domain.profiles import Form, ObjectOrder
 from npc_rtnode.domain.records import (
@@ -467,7 +468,7 @@ class TestWork:
         """After recovery the old lease's outcome is refused, and the new one's counts."""
         ledger.queued_job()
         asleep = ledger.in_hand(JobState.QUEUED, "infer")
-        assert ledger.work.recover(ledger.later(61), ()) == 1
+        assert ledger.work.recover(ledger.later(61), {asleep.lease.token}) == 1
         awake = ledger.in_hand(JobState.QUEUED, "infer")
         with pytest.raises(LeaseLost):
             ledger.work.predicted(asleep.lease, {"stage": "T4"}, ledger.now)
@@ -475,29 +476,31 @@ class TestWork:
         assert ledger.job_state() == "PREDICTED"
 
     def test_recovery_leaves_living_leases_alone(self, ledger: Ledger) -> None:
-        """A sweep takes back only what has run out; a start, which holds the node's lock, takes back all."""
+        """A sweep takes back only what it is told; a start, which holds this host's lock, all of this host's."""
         ledger.queued_job()
         ledger.in_hand(JobState.QUEUED, "infer")
-        assert ledger.work.recover(ledger.later(30), ()) == 0
+        assert ledger.work.recover(ledger.later(3600), ()) == 0
+        assert WorkLedger(ledger.sessions, "other").recover_all(ledger.now) == 0
         assert ledger.work.recover_all(ledger.now) == 1
 
-    def test_work_that_nobody_has_in_hand_does_not_wait_for_its_lease(self, ledger: Ledger) -> None:
-        """A claim whose answer, or an end whose record, was lost with the database is taken back after a minute."""
-        ledger.queued_job()
-        asleep = ledger.work.claim_job(JobState.QUEUED, "infer", ledger.now, 3600)
-        assert asleep is not None
-        assert ledger.work.recover(ledger.later(59), ()) == 0
-        assert ledger.work.recover(ledger.later(1), {asleep.lease.token}) == 0
-        assert ledger.work.recover(ledger.now, ()) == 1
-        assert ledger.job_state() == "QUEUED"
-
-    def test_a_clock_step_takes_nothing_from_a_living_worker(self, ledger: Ledger) -> None:
-        """A lease that looks run out is left alone while its token is in hand in this process."""
+    def test_a_renewed_lease_shows_life(self, ledger: Ledger) -> None:
+        """Renewing moves the sign that watchers look at; a token that counts no more is told to who renews it."""
         ledger.queued_job()
         lease = ledger.in_hand(JobState.QUEUED, "infer").lease
-        assert ledger.work.recover(ledger.later(3600), {lease.token}) == 0
-        ledger.work.predicted(lease, {"stage": "T1"}, ledger.now)
-        assert ledger.job_state() == "PREDICTED"
+        before = ledger.work.leases()
+        assert ledger.work.renew([lease.token, "lost"], ledger.later(10), 60) == {"lost"}
+        after = ledger.work.leases()
+        assert before.keys() == after.keys() == {lease.token}
+        assert before != after
+
+    @pytest.mark.parametrize(("owner", "crashes"), [("node", 0), ("other", 1)])
+    def test_silence_of_another_host_is_a_crash(self, ledger: Ledger, owner: str, crashes: int) -> None:
+        """What this host could not record says nothing of the input; a host that fell silent may have died of it."""
+        ledger.queued_job()
+        lease = ledger.in_hand(JobState.QUEUED, "infer").lease
+        assert WorkLedger(ledger.sessions, owner).recover(ledger.now, {lease.token}) == 1
+        with ledger.sessions.reading() as session:
+            assert session.scalars(select(JobRow.crashes)).one() == crashes
 
     def test_the_third_crash_quarantines_the_job(self, ledger: Ledger) -> None:
         """An input that kills its worker three times is set apart with the reason, and others go on."""

@@ -115,7 +115,7 @@ def test_an_attempt_whose_failure_cannot_be_recorded_is_out_of_hand(ledger: Ledg
     here = replace(here, pages=SimpleNamespace(failed=broken))  # type: ignore[arg-type]
     with pytest.raises(OSError), here.attempt(lease, "study"):
         raise Unreadable
-    assert here.in_hand == set()
+    assert here.in_hand == {}
 
 
 class TestReceive:
@@ -894,7 +894,7 @@ class TestInfer:
             SETTINGS,
             barrier(ledger),
         )
-        assert stage.run(60)
+        assert stage.run()
         return ledger.job_state()
 
     def test_the_answer_is_stored_before_it_is_believed(self, ledger: Ledger) -> None:

@@ -22,11 +22,19 @@ from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import FAR_OUTSIDE, Band, Prediction
-from npc_rtnode.errors import BundleFault, GeometryRefused, InferenceCrashed, InferenceTimeout, InputFault, NodeStopping
+from npc_rtnode.errors import (
+    BundleFault,
+    GeometryRefused,
+    InferenceCrashed,
+    InferenceOutOfMemory,
+    InferenceTimeout,
+    InputFault,
+    NodeStopping,
+)
 from npc_rtnode.settings import InferSettings
 from tests.fakes import bundles
 
-SLEEPS, DIES, CONSTANT, SHEARED, RAISES, WRONG_SHAPE = 1, 2, 3, 4, 5, 6
+SLEEPS, DIES, CONSTANT, SHEARED, RAISES, WRONG_SHAPE, EATS = 1, 2, 3, 4, 5, 6, 7
 MANIFEST = Manifest(
     name="fake", version="0", data="synthetic", statement="not for patients", inputs=("t1c",), structures=("GTVp",),
     stage_classes=("T1", "T2", "T3", "T4"), staging_edition="AJCC8", grid=GridSpec(), network={},
@@ -159,6 +167,36 @@ def test_a_dead_child_is_a_crash(start: Callable[..., BundlePredictor], wish: in
     with pytest.raises(InferenceCrashed, match=said):
         ask(predictor, wish)
     assert child_of(predictor)
+
+
+def test_what_is_too_much_for_the_gpu_is_done_on_the_cpu(
+    start: Callable[..., BundlePredictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA out of memory, injected in the child: again in a fresh child, then on the CPU, and the answer says so."""
+    tries = tmp_path / "tries"
+    monkeypatch.setenv("NPC_RTNODE_TEST_TRIES", str(tries))
+    said = ask(start(bundles.open_greedy, device="cuda"))
+    assert said.ran_on == "cpu, after out of memory on cuda (no device memory), then cuda (no device memory)"
+    assert len(set(tries.read_text().split())) == 2, "the second try had a process of its own"
+
+
+def test_out_of_memory_without_leave_for_the_cpu(
+    start: Callable[..., BundlePredictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the CPU may not be used the attempt fails with its own code, and may be tried again later."""
+    monkeypatch.setenv("NPC_RTNODE_TEST_TRIES", str(tmp_path / "tries"))
+    with pytest.raises(InferenceOutOfMemory, match="Tried on cuda") as caught:
+        ask(start(bundles.open_greedy, device="cuda", cpu_fallback=False))
+    assert caught.value.transient
+
+
+def test_the_child_has_no_more_memory_than_it_may(start: Callable[..., BundlePredictor]) -> None:
+    """A gigabyte is taken without a limit, and refused with one; the next volume is answered."""
+    assert ask(start(bundles.open_greedy), EATS).ran_on == "cpu"
+    capped = start(bundles.open_greedy, memory_mb=700)
+    with pytest.raises(InferenceOutOfMemory, match="no memory"):
+        ask(capped, EATS)
+    assert ask(capped).ran_on == "cpu"
 
 
 def test_killed_between_predictions(start: Callable[..., BundlePredictor]) -> None:

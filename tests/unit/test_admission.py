@@ -128,3 +128,16 @@ def test_with_the_ledger_away_the_last_backlog_stands() -> None:
     pages.away = True
     assert door.look() is False
     assert door.refusal() is not None
+
+
+def test_a_persons_pause_shuts_the_door_from_the_next_beat_on() -> None:
+    """Whatever the disk says; callers hear who and why, as something that will pass."""
+    words: list[str | None] = [None]
+    door = Gatekeeper(FakePages(), Disk(900), MARKS, lambda: datetime(2026, 11, 25, tzinfo=UTC), lambda: words[0])
+    words[0] = "by operator:ada since noon: new switch"
+    assert door.refusal() is None
+    door.look()
+    assert door.refusal() == "for now: PAUSED by operator:ada since noon: new switch"
+    words[0] = None
+    door.look()
+    assert door.refusal() is None

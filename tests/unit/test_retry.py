@@ -67,3 +67,28 @@ def test_delivery_insists_for_a_week_and_no_longer() -> None:
 def test_strange_errors_are_told_by_their_type_alone() -> None:
     """The words of an unexpected error may hold a patient's name and are never repeated."""
     assert describe(ValueError("ROENTGEN^WILHELM")) == "UNEXPECTED: ValueError"
+
+
+def test_a_week_without_the_destination() -> None:
+    """Simulated hour by hour: some two hundred tries with no pause over an hour, and then an end with the reason."""
+    at, pauses = NOW, []
+    for attempts in range(1, 1000):
+        decision = decide(Unreachable(), attempts, NOW, at, WEEK, seed=f"token {attempts}")
+        if not isinstance(decision, Postpone):
+            break
+        pauses.append((decision.until - at).total_seconds())
+        at = decision.until
+    assert isinstance(decision, GiveUp)
+    assert "tried for 168 h" in decision.because
+    assert timedelta(hours=166) < at - NOW <= timedelta(hours=168)
+    assert 168 <= len(pauses) <= 240
+    assert max(pauses) <= 3600
+    assert min(pauses[3:]) >= 3600 * 0.8
+    assert pauses[0] <= 60
+
+
+def test_what_failed_together_comes_back_apart() -> None:
+    """A hundred deliveries that an outage met at one moment are spread over a fifth of their pause."""
+    untils = [decide(Unreachable(), 5, NOW, NOW, WEEK, seed=f"token {number}").until for number in range(100)]
+    assert len({until.replace(microsecond=0) for until in untils}) > 80
+    assert max(untils) - min(untils) > timedelta(seconds=600)

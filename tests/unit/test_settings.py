@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from npc_rtnode import settings as module
 from npc_rtnode.adapters.bundles import bundle_folder
@@ -198,3 +200,39 @@ def test_the_constancy_title_is_taken_from_this_machine_alone() -> None:
     there = Settings.model_validate({"qa": {"enabled": True}, "listener": {"host": "127.0.0.1"}}).listening
     assert [(one.ae_title, one.networks) for one in there.peers] == [("NPC_QA", ("127.0.0.1/32", "127.0.0.0/8"))]
     assert there.called[-1].model_dump() == {"ae_title": "NPC_QA", "indication": "npc"}
+
+
+PG: dict[str, object] = {"database": {"url": "postgresql+psycopg://u@127.0.0.1/x"}}
+HOST = {"host": "gpu-1", "store": "/mnt/node"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"work": {"engine": "procrastinate"}}, "work.engine procrastinate needs PostgreSQL"),
+        ({"work": HOST}, "shares the node's ledger by PostgreSQL"),
+        ({**PG, "work": {"host": "gpu-1"}}, "needs one of node .* and store"),
+        ({**PG, "work": {**HOST, "node": "http://10.1.2.3:1"}}, "needs one of node .* and store"),
+        ({**PG, "work": {"host": "gpu-1", "node": "http://10.1.2.3:1"}}, "shared secret"),
+        ({"work": {"listen": "127.0.0.1:1"}}, "shared secret"),
+        ({"work": {"listen": "0.0.0.0:1", "secret": "/s"}}, "beyond loopback files travel by TLS alone"),
+        ({**PG, "work": {"host": "a", "node": "https://n:1", "secret": "/s"}}, "https needs the certificates"),
+        ({"work": {"resources": ["send:nobody"]}}, "send:nobody is none of cpu, gpu"),
+        ({"work": {"beat_s": 10, "silent_s": 20}}, "at least three times beat_s"),
+        ({"work": {"off_peak": "20:00-06:00", "off_peak_zone": "Mars/Base"}}, "no time zone is called 'Mars/Base'"),
+        ({"listener": {"called": [{"ae_title": "A", "priority": 101}]}}, "less than or equal to 100"),
+    ],
+)
+def test_how_work_is_shared_must_fit_together(settings: dict[str, object], said: str) -> None:
+    """Each combination that cannot work, or would send images in the clear, is refused when the settings are read."""
+    with pytest.raises(ValidationError, match=said):
+        Settings.model_validate(settings)
+
+
+def test_a_host_takes_what_it_names_and_everything_without_names() -> None:
+    """Resources of a worker, and hours in which the less urgent may begin."""
+    assert Settings.model_validate({}).work.takes("send:tps")
+    host = Settings.model_validate({**PG, "work": {**HOST, "resources": ["gpu"], "off_peak": "20:00-06:00"}}).work
+    assert (host.takes("gpu"), host.takes("cpu")) == (True, False)
+    assert host.night is not None
+    assert host.night.window.is_open(datetime(2026, 11, 23, 21, tzinfo=UTC))

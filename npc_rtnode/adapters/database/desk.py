@@ -15,7 +15,7 @@ from npc_rtnode.adapters.database.journal import Note, move, tell
 from npc_rtnode.adapters.database.removals import require_bytes
 from npc_rtnode.adapters.database.series import codes_of, inputs_of, open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
-from npc_rtnode.adapters.database.work import owe, settle
+from npc_rtnode.adapters.database.work import owe, settle, take_away
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
 from npc_rtnode.domain.identifiers import study_reference
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
@@ -29,6 +29,15 @@ RETRYABLE = {JobState.FAILED, JobState.QUARANTINED, JobState.CANCELLED}
 RESENDABLE = {JobState.DELIVERED, JobState.FAILED, JobState.WRITTEN}
 RECONSIDERABLE = {SeriesState.SELECTED, SeriesState.HELD, SeriesState.SET_ASIDE, SeriesState.QUARANTINED}
 ABANDONABLE = {JobState.HELD, JobState.FAILED, JobState.QUARANTINED}
+CANCELLABLE = {
+    JobState.QUEUED,
+    JobState.PREDICTING,
+    JobState.PREDICTED,
+    JobState.WRITING,
+    JobState.WRITTEN,
+}
+CANCELLED = "CANCELLED"
+"""The code of work that a person has called off."""
 ABANDONED = "ABANDONED"
 """The code of work that a person has ended."""
 NEVER_AGAIN = IDENTITY_CODES | {CONFLICT}
@@ -157,6 +166,14 @@ class Desk:
             done = [_abandon_job(session, job, word) for job in jobs]
             done += [_abandon_series(session, row, word) for row in rows if row.state == SeriesState.HELD]
             return _told(session, done, word, _nothing(rows, "waits for a person"))
+
+    def cancel(self, study: str, word: Word) -> list[str]:
+        """Call off what of a study waits, is under way or is still to be sent; whose lease it was learns it."""
+        with self._sessions.writing() as session:
+            rows = series_of(session, study)
+            jobs = [job for row in rows for job in row.jobs if job.state in CANCELLABLE]
+            done = [_cancel_job(session, job, word) for job in jobs]
+            return _told(session, done, word, _nothing(rows, "is under way"))
 
     def selected(self, study: str) -> list[OpenSeries]:
         """The selected series of a study: what can be inferred anew."""
@@ -350,6 +367,17 @@ def _resend_object(session: Session, item: ObjectRow, destination: str, word: Wo
         return f"{item.kind} to {destination} is already on its way"
     owe(session, item, destination, word.note)
     return f"{item.kind} {item.sop_uid} goes to {destination}: the stored bytes"
+
+
+def _cancel_job(session: Session, job: JobRow, word: Word) -> str:
+    was, because = job.state, f"{CANCELLED}: by {word.actor}: {word.reason}"
+    for delivery in (d for item in job.objects for d in item.deliveries if d.state == DeliveryState.PENDING):
+        delivery.last_error = because
+        move(session, delivery, Event.CANCELLED, word.note)
+    job.reasons = [*job.reasons, because]
+    take_away(session, job, word.at)
+    move(session, job, Event.CANCELLED, word.note)
+    return f"job {job.id}, {was}, is called off"
 
 
 def _abandon_job(session: Session, job: JobRow, word: Word) -> str:

@@ -18,7 +18,9 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from npc_rtnode.adapters.database.carrier import Embedded, hand_over
 from npc_rtnode.errors import ConfigFault, LedgerUnavailable, SchemaFault
+from npc_rtnode.ports import Carrier
 
 BUSY_TIMEOUT_S = 10
 """How long a writer waits for another, for a connection or for a server, before the sender is asked to try again."""
@@ -157,8 +159,10 @@ def as_reader(engine: Engine) -> Engine:
 class Sessions:
     """Where transactions come from: `writing()` commits or rolls back as one, `reading()` never waits for a writer."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, carrier: Carrier | None = None) -> None:
+        """`carrier` is told, in each transaction, what has come to wait in it; without one, nobody needs to be."""
         self.engine = engine
+        self._carrier = carrier or Embedded()
         weakref.finalize(self, engine.dispose)  # whoever forgets to: pooled connections are closed, not only dropped
         self._writing = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(as_reader(engine), expire_on_commit=False)
@@ -168,6 +172,8 @@ class Sessions:
         """One transaction. A database that is away or busy too long is LedgerUnavailable."""
         with translated(), self._writing.begin() as session:
             yield session
+            if session.in_transaction():  # a rehearsal has rolled it back
+                hand_over(session, self._carrier)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

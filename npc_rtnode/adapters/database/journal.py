@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.carrier import remember
 from npc_rtnode.adapters.database.tables import DeliveryRow, EventRow, JobRow, SeriesRow
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import Event, after
@@ -33,6 +34,7 @@ def move(session: Session, row: Living, event: Event, note: Note) -> None:
     subject = _SUBJECTS[type(row)]
     before, then = row.state, str(after(subject, row.state, event))
     row.state = then
+    remember(session, row)
     append(
         session, EventRow(subject=subject, subject_id=str(row.id), event=event, from_state=before, to_state=then), note
     )
@@ -42,6 +44,7 @@ def born(session: Session, row: Living, note: Note) -> None:
     """Journal a new row's first state."""
     session.flush()
     subject = _SUBJECTS[type(row)]
+    remember(session, row)
     append(session, EventRow(subject=subject, subject_id=str(row.id), event="BORN", to_state=row.state), note)
 
 

@@ -5,7 +5,7 @@ A schema goes on by additions alone, one release back (ADR 0023); no program wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
@@ -37,14 +37,16 @@ def _config(connection: Connection | None = None, output: TextIO | None = None) 
     return config
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, further: Callable[[Connection], None] = lambda _: None) -> None:
     """Bring the schema to this program's head; a no-op where it is there already, or where another is just at it.
 
-    SchemaFault, and nothing is touched, where it is at a revision that only a newer program knows.
+    `further` tables, of a carrier's, are made in the same transaction. SchemaFault, and nothing is touched, where it is
+    at a revision that only a newer program knows.
     """
     require_known(current(engine))
     with migrating(engine) as connection:
         command.upgrade(_config(connection), "head")
+        further(connection)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -135,5 +137,11 @@ def require_head(engine: Engine) -> None:
 def differences(engine: Engine) -> list[str]:
     """Where the database and the tables disagree; empty when `alembic check` would pass."""
     with translated(), as_reader(engine).connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        opts = {"compare_type": True, "include_name": _is_ours}
+        context = MigrationContext.configure(connection, opts=opts)
         return [str(difference) for difference in compare_metadata(context, Table.metadata)]
+
+
+def _is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """procrastinate keeps its own tables; they are compared by `procrastinated.require_tables`."""
+    return not (kind == "table" and str(name).startswith("procrastinate_"))

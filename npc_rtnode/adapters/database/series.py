@@ -16,6 +16,7 @@ from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, Job
 from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
+from npc_rtnode.domain.priority import rank_at
 from npc_rtnode.domain.records import Asked, Closing, Finding, OpenSeries, WorkOrder
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT
@@ -212,6 +213,7 @@ def requeue(session: Session, job: JobRow, note: Note) -> None:
     job.results = {}
     job.reasons, job.releasable, job.attempts, job.crashes, job.last_error = [], True, 0, 0, None
     job.due_at = job.first_due_at = note.at
+    job.rank_at = rank_at(note.at, job.priority)
     move(session, job, Event.RETRIED, note)
 
 
@@ -233,6 +235,8 @@ def _new_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) 
         created_at=now,
         due_at=now,
         first_due_at=now,
+        priority=order.priority,
+        rank_at=rank_at(now, order.priority),
     )
     session.add(job)
     born(session, job, Note(now, detail={"work_key": order.work_key, "result_revision": job.result_revision}))

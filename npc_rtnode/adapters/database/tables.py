@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from npc_rtnode.domain.priority import CLINICAL
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """An aware UTC time, stored as naive UTC so that SQLite and PostgreSQL agree; naive times are refused."""
@@ -211,13 +213,19 @@ class VerdictRow(Table):
 
 
 class LeaseColumns:
-    """Work that one worker holds at a time, for a while, with a token that fences off whoever overslept."""
+    """Work that one worker holds at a time, for a while, with a token that fences off whoever overslept.
+
+    `lease_owner` is the worker's host, `lease_until` moves on with each sign of life of its holder; `rank_at` is the
+    order in which work is served (domain/priority).
+    """
 
     due_at: Mapped[datetime]
     first_due_at: Mapped[datetime]
+    rank_at: Mapped[datetime]
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None]
     last_error: Mapped[str | None] = mapped_column(Text)
 
@@ -226,12 +234,13 @@ class JobRow(LeaseColumns, Table):
     """One bundle on one series revision under one work key; a key exists once."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_due", "state", "due_at"),)
+    __table_args__ = (Index("ix_jobs_due", "state", "due_at"), Index("ix_jobs_rank", "state", "rank_at"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     work_key: Mapped[str] = mapped_column(String(64), unique=True)
     result_revision: Mapped[int]
+    priority: Mapped[int] = mapped_column(default=CLINICAL, server_default=text(str(CLINICAL)))
     input_digest: Mapped[str] = mapped_column(String(64))
     bundle_hash: Mapped[str] = mapped_column(String(64))
     bundle_name: Mapped[str] = mapped_column(String(128))
@@ -279,6 +288,7 @@ class DeliveryRow(LeaseColumns, Table):
     __table_args__ = (
         UniqueConstraint("object_id", "destination"),
         Index("ix_deliveries_due", "state", "due_at"),
+        Index("ix_deliveries_rank", "state", "destination", "rank_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -290,6 +300,19 @@ class DeliveryRow(LeaseColumns, Table):
     sent_at: Mapped[datetime | None]
 
     object: Mapped[ObjectRow] = relationship(back_populates="deliveries")
+
+
+class PauseRow(Table):
+    """A lane that a person has stopped: nothing more is begun there until it is resumed, which ends the row."""
+
+    __tablename__ = "pauses"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(String(48), index=True)
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    since: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class AttemptRow(Table):

@@ -19,8 +19,10 @@ from npc_rtnode.adapters.database.journal import Note, born, move
 from npc_rtnode.adapters.database.recovered import found_again
 from npc_rtnode.adapters.database.removals import bring_back
 from npc_rtnode.adapters.database.series import open_series
-from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
+from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow
+from npc_rtnode.adapters.database.waiting import claimable_deliveries, claimable_jobs
 from npc_rtnode.domain.lifecycle import WORKING, DeliveryState, Event, JobState, SeriesState
+from npc_rtnode.domain.priority import rank_at
 from npc_rtnode.domain.records import (
     DeliveryInHand,
     Finding,
@@ -34,11 +36,10 @@ from npc_rtnode.domain.records import (
 )
 from npc_rtnode.domain.retention import Place
 from npc_rtnode.domain.retry import CRASH_LIMIT, Decision, GiveUp, Postpone, Quarantine
+from npc_rtnode.domain.windows import OffPeak
 from npc_rtnode.errors import LeaseLost
 
 WorkRow = JobRow | DeliveryRow
-ABANDONED_S = 60
-"""Work begun this long ago that nobody has in hand: its claim or its end was cut off by a ledger that was away."""
 _ENDS: Mapping[type[Decision], Event] = {
     Postpone: Event.POSTPONED,
     GiveUp: Event.FAILED,
@@ -52,36 +53,47 @@ _SUPERSEDES_DELIVERED = (
 class WorkLedger:
     """Claims, outcomes and recovery of jobs and deliveries."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, owner: str = "node", off_peak: OffPeak | None = None) -> None:
+        """`owner`: the host that works here; one process of a host works at a time (its lock file)."""
         self._sessions = sessions
+        self._off_peak = off_peak
+        self._owner = owner
 
     # --- claiming -----------------------------------------------------------------------------------------------------
 
-    def claim_job(self, state: JobState, stage: str, now: datetime, lease_s: float) -> JobInHand | None:
-        """Take the oldest due job in this state; None when there is none."""
-        due = _free(select(JobRow)).where(JobRow.state == state, JobRow.due_at <= now)
+    def claim_job(
+        self, state: JobState, stage: str, now: datetime, lease_s: float, only: int | None = None
+    ) -> JobInHand | None:
+        """Take the first due job in this state by rank, or that very one; None when there is none to begin."""
+        due = claimable_jobs(now, self._off_peak).where(JobRow.state == state)
         with self._sessions.writing() as session:
-            oldest = due.order_by(JobRow.due_at, JobRow.id).limit(1)
-            row = session.scalar(oldest.with_for_update(skip_locked=True, of=JobRow))
+            first = _narrowed(due, JobRow, only).order_by(JobRow.rank_at, JobRow.id).limit(1)
+            row = session.scalar(first.with_for_update(skip_locked=True, of=JobRow))
             if row is None:
                 return None
-            lease = _take(session, row, stage, now, lease_s)
+            lease = self._take(session, row, stage, now, lease_s)
             return _job_in_hand(session, row, lease)
 
-    def claim_delivery(self, destination: str, now: datetime, lease_s: float) -> DeliveryInHand | None:
-        """Take the oldest due delivery to this destination whose job is cleared for sending."""
-        due = _free(select(DeliveryRow).join(ObjectRow).join(JobRow)).where(
-            DeliveryRow.state == DeliveryState.PENDING,
-            DeliveryRow.destination == destination,
-            DeliveryRow.due_at <= now,
-            JobRow.state == JobState.WRITTEN,
-        )
+    def claim_delivery(
+        self, destination: str, now: datetime, lease_s: float, only: int | None = None
+    ) -> DeliveryInHand | None:
+        """Take the first due delivery to this destination whose job is cleared for sending, or that very one."""
+        due = claimable_deliveries(now).where(DeliveryRow.destination == destination)
         with self._sessions.writing() as session:
-            oldest = due.order_by(DeliveryRow.due_at, DeliveryRow.id).limit(1)
-            row = session.scalar(oldest.with_for_update(skip_locked=True, of=DeliveryRow))
+            first = _narrowed(due, DeliveryRow, only).order_by(DeliveryRow.rank_at, DeliveryRow.id).limit(1)
+            row = session.scalar(first.with_for_update(skip_locked=True, of=DeliveryRow))
             if row is None:
                 return None
-            return _delivery_in_hand(row, _take(session, row, "deliver", now, lease_s))
+            return _delivery_in_hand(row, self._take(session, row, "deliver", now, lease_s))
+
+    def _take(self, session: Session, row: WorkRow, stage: str, now: datetime, lease_s: float) -> Lease:
+        token = str(uuid.uuid4())
+        subject = "job" if isinstance(row, JobRow) else "delivery"
+        row.lease_token, row.lease_until, row.lease_owner = token, now + timedelta(seconds=lease_s), self._owner
+        row.attempts += 1
+        move(session, row, Event.BEGUN, Note(now, detail={"attempt": row.attempts, "worker": self._owner}))
+        session.add(AttemptRow(subject=subject, subject_id=row.id, stage=stage, lease_token=token, started_at=now))
+        return Lease(subject, row.id, stage, token, row.attempts, row.first_due_at)
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
@@ -152,20 +164,40 @@ class WorkLedger:
     # --- recovery -----------------------------------------------------------------------------------------------------
 
     def recover_all(self, now: datetime) -> int:
-        """At start, with the node's lock held: whatever was in hand, its worker died; how many."""
+        """At start, with this host's lock held: whatever this host had in hand, its worker died; how many."""
         with self._sessions.writing() as session:
-            lost = _in_work(session)
+            lost = [row for row in _in_work(session) if row.lease_owner in {self._owner, None}]
             for row in lost:
                 row.crashes += 1
                 _interrupt(session, row, now)
             return len(lost)
 
-    def recover(self, now: datetime, in_hand: Collection[str]) -> int:
-        """While running: work that nobody has in hand, because its claim or its end could not be recorded; how many."""
+    def renew(self, tokens: Collection[str], now: datetime, lease_s: float) -> frozenset[str]:
+        """A sign of life: these are being worked on. Returns the ones that others have taken over, or called off."""
+        until, held = now + timedelta(seconds=lease_s), set()
         with self._sessions.writing() as session:
-            lost = [row for row in _in_work(session) if row.lease_token not in in_hand]
-            gone = [row for row in lost if _is_abandoned(session, row, now)]
+            for row in _in_work(session):
+                if row.lease_token in tokens:
+                    row.lease_until = until
+                    held.add(row.lease_token)
+        return frozenset(set(tokens) - held)
+
+    def leases(self) -> dict[str, datetime | None]:
+        """Every lease that is held, by token, with what its holder last said."""
+        with self._sessions.reading() as session:
+            return {row.lease_token: row.lease_until for row in _in_work(session) if row.lease_token}
+
+    def recover(self, now: datetime, forsaken: Collection[str]) -> int:
+        """While running: take back work whose holder is not heard of; how many.
+
+        Of another host that is a crash. Of this one it is a claim or an end that could not be recorded.
+        """
+        if not forsaken:
+            return 0
+        with self._sessions.writing() as session:
+            gone = [row for row in _in_work(session) if row.lease_token in forsaken]
             for row in gone:
+                row.crashes += row.lease_owner != self._owner
                 _interrupt(session, row, now)
             return len(gone)
 
@@ -183,37 +215,14 @@ class WorkLedger:
             return len(rows)
 
 
-def _free(query: Select[Any]) -> Select[Any]:
-    """Only work of a series that is still selected, in a study that nobody keeps back."""
-    return (
-        query.join(SeriesRow, SeriesRow.id == JobRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(SeriesRow.state == SeriesState.SELECTED, StudyRow.hold.is_(None))
-    )
+def _narrowed(query: Select[Any], table: type[WorkRow], only: int | None) -> Select[Any]:
+    return query if only is None else query.where(table.id == only)
 
 
 def _in_work(session: Session) -> list[WorkRow]:
     jobs = session.scalars(select(JobRow).where(JobRow.state.in_(sorted(WORKING["job"]))))
     sending = session.scalars(select(DeliveryRow).where(DeliveryRow.state.in_(sorted(WORKING["delivery"]))))
     return [*jobs, *sending]
-
-
-def _is_abandoned(session: Session, row: WorkRow, now: datetime) -> bool:
-    """A claim is in hand a moment after its commit; what stays out of hand is nobody's (a ledger has one worker)."""
-    if row.lease_until is None or row.lease_until <= now:
-        return True
-    begun = session.scalar(select(AttemptRow.started_at).where(AttemptRow.lease_token == row.lease_token))
-    return begun is not None and begun <= now - timedelta(seconds=ABANDONED_S)
-
-
-def _take(session: Session, row: WorkRow, stage: str, now: datetime, lease_s: float) -> Lease:
-    token = str(uuid.uuid4())
-    subject = "job" if isinstance(row, JobRow) else "delivery"
-    row.lease_token, row.lease_until = token, now + timedelta(seconds=lease_s)
-    row.attempts += 1
-    move(session, row, Event.BEGUN, Note(now, detail={"attempt": row.attempts}))
-    session.add(AttemptRow(subject=subject, subject_id=row.id, stage=stage, lease_token=token, started_at=now))
-    return Lease(subject, row.id, stage, token, row.attempts, row.first_due_at)
 
 
 def _fenced(session: Session, lease: Lease) -> WorkRow:
@@ -236,14 +245,21 @@ def _fenced_delivery(session: Session, lease: Lease) -> DeliveryRow:
 
 def _end(session: Session, row: WorkRow, lease: Lease, event: Event, note: Note) -> None:
     move(session, row, event, note)
-    row.lease_token, row.lease_until = None, None
+    row.lease_token, row.lease_until, row.lease_owner = None, None, None
     attempt = session.scalars(select(AttemptRow).where(AttemptRow.lease_token == lease.token)).one()
     attempt.ended_at, attempt.outcome = note.at, event
     attempt.detail = row.last_error if event in _ENDS.values() else None
 
 
+def take_away(session: Session, row: WorkRow, now: datetime) -> None:
+    """From whoever has it in hand: its lease counts no more, and its attempt has ended."""
+    token, row.lease_token, row.lease_until, row.lease_owner = row.lease_token, None, None, None
+    for attempt in session.scalars(select(AttemptRow).where(AttemptRow.lease_token == token)):
+        attempt.ended_at, attempt.outcome = now, Event.CANCELLED
+
+
 def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:
-    token, row.lease_token, row.lease_until = row.lease_token, None, None
+    token, row.lease_token, row.lease_until, row.lease_owner = row.lease_token, None, None, None
     row.due_at = now
     for attempt in session.scalars(select(AttemptRow).where(AttemptRow.lease_token == token)):
         attempt.ended_at, attempt.outcome = now, Event.INTERRUPTED
@@ -383,10 +399,12 @@ def owe(session: Session, item: ObjectRow, destination: str, note: Note) -> Deli
     known = next((row for row in item.deliveries if row.destination == destination), None)
     if known is None:
         known = DeliveryRow(destination=destination, state=DeliveryState.PENDING, due_at=note.at, first_due_at=note.at)
+        known.rank_at = rank_at(note.at, item.job.priority)
         item.deliveries.append(known)
         born(session, known, Note(note.at, note.actor, {"destination": destination, "kind": item.kind}))
     elif known.state not in {DeliveryState.PENDING, DeliveryState.SENDING}:
         known.attempts, known.due_at, known.first_due_at = 0, note.at, note.at
+        known.rank_at = rank_at(note.at, item.job.priority)
         move(session, known, Event.RESENT, note)
     return known
 
