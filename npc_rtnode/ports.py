@@ -302,8 +302,8 @@ class IntakeJournal(IntakeNotes, Protocol):
     def is_full(self) -> bool:
         """Whether no more is taken until the ledger has taken some."""
 
-    def prepare(self) -> None:
-        """Have room ready for what comes next."""
+    def prepare(self, quiet: bool = True) -> None:
+        """Have room ready for what comes next, more of it when it is quiet."""
 
 
 class IntakePages(Protocol):

@@ -38,8 +38,8 @@ _SPARES: Final = 32
 """Used segments that are kept to be used again; no more than half of what the journal may take."""
 _PRESSING: Final = 24
 """So many full segments are let go of under load too; the files of a burst are better made durable after it."""
-_AHEAD: Final = 2
-"""Segments that are written with zeros before they are needed: nobody who sends waits for that."""
+_AHEAD: Final = 6
+"""Segments that are written with zeros before they are needed, at the first start and when it is quiet."""
 _ROOM_S: Final = 10.0
 """How long a record waits for the ledger to take others; then the sender is asked to try again."""
 _PAGE: Final = 4096
@@ -286,11 +286,14 @@ class IntakeJournal:
         """Whether soon no more is taken until the ledger has taken some."""
         return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes // 2
 
-    def prepare(self) -> None:
-        """Have segments ready for when the one in use is full, though no more of them than may be."""
+    def prepare(self, quiet: bool = True) -> None:
+        """Have segments ready for when the one in use is full: one, and more of them when it is quiet and room is
+        plenty."""
         with _disk_faults():
-            ready = len(list(self._folder.glob("spare-*")))
-            for _ in range(min(_AHEAD, self._most - len(self._segments)) - ready):
+            room, ready = os.statvfs(self._folder), len(list(self._folder.glob("spare-*")))
+            plenty = room.f_bavail * room.f_frsize > 4 * _AHEAD * self._segment_bytes
+            wanted = _AHEAD if quiet and plenty else 1
+            for _ in range(min(wanted, self._most - len(self._segments)) - ready):
                 _new_spare(self._folder, time.time_ns(), self._segment_bytes)
 
     def _reuse(self, segment: _Segment) -> None:

@@ -91,7 +91,7 @@ class Replayer:
             done = self.run()
             if done == 0 or self.journal.presses():
                 self.secure()
-            self.journal.prepare()
+            self.journal.prepare(quiet=done == 0)
             well = True
         return well
 
