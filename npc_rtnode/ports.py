@@ -68,6 +68,9 @@ class Spool(Protocol):
     def keep(self, data: Sequence[bytes | memoryview]) -> str:
         """Write, fsync, rename, fsync the directory; the SHA-256. Raises DiskLow, before the first byte if short."""
 
+    def begin(self) -> Part:
+        """An object of which not all is there yet. Raises DiskLow."""
+
     def path(self, sha256: str) -> Path:
         """Where those bytes lie; the name is the digest, never a text from a peer."""
 
@@ -76,10 +79,7 @@ class Spool(Protocol):
 
 
 class IntakeSpool(Spool, Protocol):
-    """The spool as receiving needs it: objects that come in parts, and room that is counted before they do."""
-
-    def begin(self) -> Part:
-        """An object of which not all is there yet. Raises DiskLow."""
+    """The spool as receiving needs it: room that is counted, and bytes that are durable elsewhere first."""
 
     def admit(self, size: int) -> None:
         """DiskLow when `size` bytes more would go into the reserve."""
