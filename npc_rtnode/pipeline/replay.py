@@ -23,7 +23,9 @@ logger = log.get(__name__)
 BATCH: Final = 256
 """Records in one transaction at most; other writers wait for it."""
 GATHER_S: Final = 0.1
-"""So long records gather before they are entered together."""
+"""Records are entered together once none has come for so long …"""
+LONGEST_GATHER_S: Final = 3.0
+"""… or after this: entering takes 40 % from a sender's rate while it goes on (400 against 700 a second, measured)."""
 IDLE_S: Final = 1.0
 """After so long without a record, files are made durable."""
 
@@ -79,10 +81,16 @@ class Replayer:
     def _follow(self) -> None:
         while not self._stopping.is_set():
             self._stirred.wait(IDLE_S)
-            self._stopping.wait(GATHER_S)
+            self._gather()
             self._stirred.clear()
             if not self._beat():
                 self._stopping.wait(IDLE_S)
+
+    def _gather(self) -> None:
+        for _ in range(round(LONGEST_GATHER_S / GATHER_S)):
+            newest = self.journal.last
+            if self._stopping.wait(GATHER_S) or self.journal.last == newest:
+                return
 
     def _beat(self) -> bool:
         """Whether all went well."""
