@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(500)]
 
 OUT_OF_RESOURCES = 0xA700
 TEMPORARY_CONGESTION = (2, 3, 1)  # PS3.8 9.3.4: transient, service provider (presentation), temporary congestion
-RESERVE_MB = 8
+RESERVE_MB = 64
+"""So that a segment of the intake journal more or less (16 MB) crosses no mark."""
 AMPLE, LOW, SHUT, FULL = (
     times * RESERVE_MB * MEGABYTE for times in (12, 4, 1.5, 0.9)
 )  # above every mark; below warn_below; below refuse_below; within the reserve
@@ -142,12 +143,12 @@ def test_what_was_acknowledged_is_delivered_while_the_door_is_shut(
     served as soon as there is room."""
     study, waiting = make_study(folder / "sent", "in time"), make_study(folder / "sent", "too late")
     scanner.send_all(study.slices)
+    before = node.queries.counts()["refused_for_now"]
     disk.leave(int(SHUT))
     assert rejection(scanner, waiting.slices) == TEMPORARY_CONGESTION
     assert_one_rtstruct(node, study, tps)
-    refused = node.queries.counts()["refused_for_now"]
     assert rejection(scanner, waiting.slices) == TEMPORARY_CONGESTION
-    assert node.queries.counts()["refused_for_now"] == refused + 1
+    node.wait_for(lambda: node.queries.counts()["refused_for_now"] == before + 2, 10)
     disk.leave(int(AMPLE))
     send_until_taken(scanner, waiting.slices, 30)
     assert_one_rtstruct(node, waiting, tps)
