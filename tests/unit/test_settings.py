@@ -199,7 +199,7 @@ def test_the_constancy_title_is_taken_from_this_machine_alone() -> None:
     assert Settings().listening == Settings().listener
     there = Settings.model_validate({"qa": {"enabled": True}, "listener": {"host": "127.0.0.1"}}).listening
     assert [(one.ae_title, one.networks) for one in there.peers] == [("NPC_QA", ("127.0.0.1/32", "127.0.0.0/8"))]
-    assert there.called[-1].model_dump() == {"ae_title": "NPC_QA", "indication": "npc"}
+    assert there.called[-1].model_dump() == {"ae_title": "NPC_QA", "indication": "npc", "priority": 80}
 
 
 PG: dict[str, object] = {"database": {"url": "postgresql+psycopg://u@127.0.0.1/x"}}
