@@ -15,6 +15,7 @@ branch_labels = None
 depends_on = None
 
 _OLD_PRIORITY = 80
+_FIRST_OF_ALL = "'1970-01-01 00:00:00'"
 
 
 def upgrade() -> None:
@@ -37,14 +38,14 @@ def upgrade() -> None:
     for table, ranked in (("jobs", ["state", "rank_at"]), ("deliveries", ["state", "destination", "rank_at"])):
         _add(table)
         with op.batch_alter_table(table, schema=None) as batch_op:
-            batch_op.alter_column("rank_at", existing_type=sa.DateTime(), nullable=False)
             batch_op.create_index(f"ix_{table}_rank", ranked, unique=False)
 
 
 def _add(table: str) -> None:
     with op.batch_alter_table(table, schema=None) as batch_op:
         batch_op.add_column(sa.Column("lease_owner", sa.String(length=64), nullable=True))
-        batch_op.add_column(sa.Column("rank_at", sa.DateTime(), nullable=True))
+        rank_at = sa.Column("rank_at", sa.DateTime(), server_default=sa.text(_FIRST_OF_ALL), nullable=False)
+        batch_op.add_column(rank_at)
     rows = sa.table(table, sa.column("rank_at"), sa.column("first_due_at"))
     op.execute(rows.update().values(rank_at=rows.c.first_due_at))
 

@@ -145,6 +145,7 @@ def assert_only_a_choice_helps(node: Node, study: Study) -> None:
         assert refused.returncode == 2, refused.stdout
     rehearsed = node.cli("release", study.uid, "--keep", "last", "--reason", WORD, "--dry-run")
     assert (rehearsed.returncode, rehearsed.stdout.startswith("would do: series")) == (0, True)
+    node.settle()
     assert node.states(study.uid) == ["QUARANTINED"]
 
 
@@ -155,6 +156,7 @@ def test_the_last_content_after_a_delivery_waits_for_a_word(
     scanner.send_all(study.slices)
     first = node.delivered(study.uid)
     scanner.send_all([changed(study.files[0], ImageComments="rescued")])
+    node.settle()
     assert node.states(study.uid) == ["QUARANTINED"]
     assert node.cli("release", study.uid, "--keep", "last", "--reason", WORD).returncode == 0
     node.wait_for(lambda: len(node.jobs(study.uid)) == 2 and node.final(study.uid))
@@ -169,6 +171,7 @@ def test_compressed_and_plain_is_a_conflict_that_says_so(node: Node, scanner: Sc
     uid, files = small_series(folder, "compressed")
     scanner.send_all([slice_of(path) for path in files])
     scanner.send_all([compressed(files[2])])
+    node.settle()
     assert node.states(uid) == ["QUARANTINED"]
     (reason,) = only_series(node, uid)["reasons"]
     assert "RLE Lossless; pixels are not decoded" in reason
@@ -233,6 +236,7 @@ def assert_nobody_can_use(node: Node, uid: str, reason: str, tps: Destination) -
         assert refused.returncode == 2, refused.stdout
     assert "the sender must send it anew" in node.cli("release", uid, "--reason", WORD).stderr
     assert reason in node.cli("why", uid).stdout
+    node.settle()
     assert node.states(uid) == ["QUARANTINED"]
 
 

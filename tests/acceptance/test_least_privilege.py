@@ -42,8 +42,11 @@ WITHOUT_LEDGER = {
     ("bundle", "verify"),
     ("config", "check"),
     ("config", "example"),
+    ("plan",),
 }
-"""Verbs that open no ledger; every other one is used here."""
+"""Verbs that open no ledger."""
+OF_THE_OWNER = {("db", "backup"), ("db", "restore"), ("db", "downgrade")}
+"""Verbs for which the runbook says the owner's role; test_restore_drill has them. Every other one is used here."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,7 @@ def settings(tps: Destination, pacs: Orthanc, server: Server) -> View:
     """The shipped example on the node's role, with a PACS that is asked and answered."""
     made = example(tps=tps.port, pacs=pacs.port)
     made["listener"]["peers"][0]["roles"] = ["store", "commit"]
+    made["qa"] = {"enabled": True, "at": ""}
     made["archives"][0] |= {"port": pacs.port, "answers_for": ["ELSEWHERE"]}
     return {**made, "database": {"url": server.url("npc_rtnode", "npc_rtnode")}}
 
@@ -136,6 +140,7 @@ def test_what_is_ours_comes_back(node: Node, delivered: Study, scanner: Scanner,
     """The return of a result is counted; the same slices again are duplicates."""
     (ours,) = tps.of_study(delivered.uid)
     scanner.send_all([slice_of(ours.path), *delivered.slices[:2]])
+    node.settle()
     assert node.queries.counts()["came_back"] == 1
 
 
@@ -174,6 +179,7 @@ def test_what_is_held_is_released_abandoned_and_purged(node: Node, scanner: Scan
     done(node, "purge", "--study", study.uid, "--reason", "a test")
     done(node, "purge", "--reason", "what is due")
     scanner.send_all(study.slices)
+    node.settle()
     (series,) = node.series(study.uid)
     assert [one["came_again"] for one in series["removed"]] == [len(study.files)]
 
@@ -186,6 +192,31 @@ def test_a_study_is_fetched_and_committed(node: Node, pacs: Orthanc, folder: Pat
     node.delivered(study.uid, 240)
     asked = commitment(pacs, [(item.sop_class, item.sop_uid) for item in study.slices])
     node.wait_for(lambda: pacs.get(f"/storage-commitment/{asked}")["Status"] == "Success", 150)
+
+
+def test_lanes_are_paused_and_work_is_called_off(node: Node, scanner: Scanner, folder: Path) -> None:
+    """`pause`, `status` that says so, `cancel`, `resume`."""
+    done(node, "pause", "infer", "--reason", "the card is changed")
+    study = sent(node, scanner, folder, "called off")
+    node.wait_for(lambda: node.job_states(study.uid) == ["QUEUED"], 60)
+    assert "the card is changed" in done(node, "status", codes=(3,))
+    done(node, "cancel", study.uid, "--reason", "another examination is meant")
+    done(node, "resume", "infer", "--reason", "it is changed")
+    node.wait_for(lambda: node.job_states(study.uid) == ["CANCELLED"], 60)
+
+
+def test_constancy(node: Node) -> None:
+    """A phantom through the whole chain, and its measures."""
+    done(node, "qa", "run")
+    assert "PASSED" in done(node, "qa", "trend", "--csv")
+
+
+def test_what_the_ledger_does_not_know_is_taken_in(node: Node) -> None:
+    """`db reconcile` at rest finds nothing that was forgotten."""
+    node.stop()
+    told = json.loads(done(node, "db", "reconcile", "--reason", "a drill", "--json"))
+    assert (told["taken_in"], told["missing"]) == (0, {"spool": 0, "outbox": 0})
+    node.start()
 
 
 def test_killed_and_started_again(node: Node, scanner: Scanner, folder: Path) -> None:
@@ -212,8 +243,8 @@ def test_no_right_was_ever_missing(node: Node, server: Server) -> None:
 def test_every_verb_that_opens_the_ledger_was_used(node: Node) -> None:
     """A new verb is either used here or said to need no ledger."""
     said = {words for line in node.said for words in _verbs() if _names(line, words)}
-    assert {*said, ("serve",), *WITHOUT_LEDGER} == _verbs()
-    assert not said & WITHOUT_LEDGER
+    assert {*said, ("serve",), *WITHOUT_LEDGER, *OF_THE_OWNER} == _verbs()
+    assert not said & (WITHOUT_LEDGER | OF_THE_OWNER)
 
 
 def _verbs() -> set[tuple[str, ...]]:

@@ -150,6 +150,7 @@ def test_a_study_that_orthanc_sends_again_changes_nothing(
     assert node.states(routed.uid) == ["SELECTED", "SET_ASIDE"]
     assert [job["work_key"] for job in node.jobs(routed.uid)] == [job["work_key"]]
     assert node.deliveries(routed.uid) == owed
+    node.settle()
     assert node.queries.counts()["came_back"] == back + 2
     assert len(tps.of_study(routed.uid)) == 1
 
@@ -169,6 +170,7 @@ def test_what_comes_back_goes_round_no_second_time(
     done = node.delivered(study.uid, 240)
     node.wait_for(lambda: node.queries.counts()["came_back"] == back + 2, 60)
     time.sleep(NO_LOOP_S)
+    node.settle()
     assert node.queries.counts()["came_back"] == back + 2
     (series,) = node.series(study.uid)
     assert [job["state"] for job in series["jobs"]] == ["DELIVERED"]

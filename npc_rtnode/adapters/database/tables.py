@@ -221,7 +221,7 @@ class LeaseColumns:
 
     due_at: Mapped[datetime]
     first_due_at: Mapped[datetime]
-    rank_at: Mapped[datetime]
+    rank_at: Mapped[datetime] = mapped_column(server_default=text("'1970-01-01 00:00:00'"))
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     lease_token: Mapped[str | None] = mapped_column(String(36))
