@@ -1,4 +1,4 @@
-"""Every object that a test lets the node write is shown to others: dciodvfy, DCMTK's SR reader, and checks of our own.
+"""Every object that a test lets the node write is shown to others: dciodvfy, dcentvfy, DCMTK, our own checks.
 
 `Watch` remembers what passes through the one door to DICOM bytes (adapters/dicom/identity.encode), or arrives at a
 destination; the fixtures in the conftests ask it after every test. A warning that is not on the list below fails.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +34,13 @@ ALLOWED: Final = (
     re.compile(r"^Error - </Patient(Name|ID)\(.*Character invalid for character repertoire"),
     re.compile(r"^Warning - </(Patient|Study)(Name|ID|Date|Time)\(.* needed to build DICOMDIR$"),
 )
+TOGETHER: Final = (
+    # The images are not among the objects; that every reference exists is for the gates, and four tests with images.
+    re.compile(r"^Error - Missing SOPInstanceUID that was referenced"),
+    # A structure set's Study has it by its Study IE, others by the request in their Series or equipment (PS3.3 C.12.4).
+    re.compile(r"^Warning - Different information entities for attribute - Element=<AccessionNumber>"),
+)
+"""What dcentvfy may say of a study's objects without their images."""
 _REPORTS: Final = {KINDS[kind].sop_class_uid for kind in (ObjectKind.SR, ObjectKind.SR_ENHANCED, ObjectKind.SR_TEXT)}
 
 
@@ -58,6 +65,32 @@ def _said_by_dciodvfy(file: Path) -> list[str]:
     program = _peer("dciodvfy")
     found = complaints(program, file) if program else []
     return [line for line in found if not any(allowed.search(line) for allowed in ALLOWED)]
+
+
+def disagreements(objects: Sequence[bytes]) -> list[str]:
+    """What dcentvfy finds between objects of one study: another patient, study, frame of reference or equipment."""
+    program = _peer("dcentvfy")
+    if program is None or len(objects) < 2:
+        return []
+    with tempfile.TemporaryDirectory(prefix="npc-rtnode-proof-") as folder:
+        files = [Path(folder) / str(number) for number in range(len(objects))]
+        for file, encoded in zip(files, objects, strict=True):
+            file.write_bytes(encoded)
+        done = subprocess.run([program, *files], capture_output=True, check=False)
+    lines = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
+    found = [line for line in lines if line.startswith(("Error", "Warning"))]
+    return [line for line in found if not any(allowed.search(line) for allowed in TOGETHER)]
+
+
+def of_one_result(written: Iterable[bytes]) -> list[list[bytes]]:
+    """Objects that belong together: of one study and one moment; of one SOP Instance the last bytes."""
+    results: dict[tuple[str, ...], dict[str, bytes]] = {}
+    for encoded in written:
+        ds = pydicom.dcmread(BytesIO(encoded), stop_before_pixels=True)
+        moment = str(ds.get("InstanceCreationDate", "")), str(ds.get("InstanceCreationTime", ""))
+        key = str(ds.StudyInstanceUID), *moment
+        results.setdefault(key, {})[str(ds.SOPInstanceUID)] = encoded
+    return [list(one.values()) for one in results.values()]
 
 
 def _said_by_dcmtk(file: Path) -> list[str]:
@@ -187,7 +220,8 @@ class Watch:
         """What there is against what waits."""
         waiting, self.waiting = self.waiting, {}
         self.seen.update(waiting)
-        return [line for encoded in waiting.values() for line in objections(encoded)]
+        alone = [line for encoded in waiting.values() for line in objections(encoded)]
+        return [*alone, *(line for one in of_one_result(waiting.values()) for line in disagreements(one))]
 
 
 def watch_writers(patch: pytest.MonkeyPatch) -> Watch:
