@@ -710,10 +710,11 @@ class _Socket(AssociationSocket):
 
     def _shutdown_socket(self) -> None:
         """The library's forgets to close when the peer was first."""
-        if self.socket is not None:
+        connection = self.socket  # the DUL thread may be letting go of it at this very moment
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
 
 def _has_decrypted(connection: socket.socket) -> bool:
