@@ -139,7 +139,7 @@ def test_a_spool_without_one_byte(
 def test_a_ledger_and_a_log_without_one_byte(
     node: Node, scanner: Scanner, study: Study, folder: Path, tps: Destination, disks: dict[str, SmallDisk]
 ) -> None:
-    """Success is what the intake journal has, whatever SQLite and the log say: with room again the ledger has it too."""
+    """Success is what the intake journal has, whatever SQLite and the log say; with room the ledger has it too."""
     many = [
         slice_of(path) for path in make_series(folder / "sent" / "many", slices=200, rows=8, columns=8, seed="many")
     ]
