@@ -18,7 +18,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.request import urlopen
@@ -316,9 +316,17 @@ def server_pid(server: Server) -> int:
 def family(pid: int) -> Iterator[int]:
     """A process and all that descend from it."""
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text("ascii").split():
-            yield from family(int(child))
+    for child in _children(pid):
+        yield from family(child)
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads; one that ends meanwhile has none."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, listing.read_text("ascii").split())
+    return found
 
 
 def cpu_s(pid: int) -> float:

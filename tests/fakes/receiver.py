@@ -152,7 +152,7 @@ class Receiver:
 
     def rows(self) -> dict[str, list[str]]:
         """SHA-256 of every content that the ledger knows, by SOP Instance UID, once it has what was acknowledged."""
-        assert eventually(lambda: self.waiting() == 0), self.said()
+        assert eventually(lambda: self.waiting() == 0, 60), self.said()
         found: dict[str, list[str]] = {}
         with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
             for sop_uid, sha256 in ledger.execute("SELECT sop_uid, sha256 FROM instances"):
@@ -161,7 +161,7 @@ class Receiver:
 
     def talking(self) -> int:
         """How many associations have not ended, by the ledger."""
-        assert eventually(lambda: self.waiting() == 0), self.said()
+        assert eventually(lambda: self.waiting() == 0, 60), self.said()
         with contextlib.closing(sqlite3.connect(f"file:{self.home / 'ledger.db'}?mode=ro", uri=True)) as ledger:
             return int(ledger.execute("SELECT count(*) FROM associations WHERE ended_at IS NULL").fetchone()[0])
 

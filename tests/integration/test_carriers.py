@@ -32,12 +32,13 @@ from tests.builders.ledger import NOON, Ledger
 from tests.builders.workers import SILENT_S, Worker, carrier_of, wait_for
 from tests.postgres import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SQLITE, POSTGRES = "embedded on sqlite", "embedded on postgresql"
 PROCRASTINATE = "procrastinate on postgresql"
 CARRIERS = (SQLITE, *(pytest.param(name, marks=pytest.mark.postgres) for name in (POSTGRES, PROCRASTINATE)))
 ON_SERVERS = CARRIERS[1:]
-PATIENCE_S = 60
+PATIENCE_S = 120
+"""Longer than FORSAKEN_S: a process that is stopped within a transaction keeps its locks for so long."""
 _ENTRIES = text("SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo' AND queue_name = 'gpu' ORDER BY id")
 
 
