@@ -170,11 +170,6 @@ class IntakeLedger:
         with self._sessions.writing() as session:
             _tell_rejection(_Batch(session, (), now), info, reason, now)
 
-    def not_kept(self, received: StoreRequest, outcome: StoreOutcome, reason: str, now: datetime) -> None:
-        """An instance was refused: who sent it and why; nothing of it was acknowledged."""
-        with self._sessions.writing() as session:
-            _tell_refusal(session, received, outcome, reason, now)
-
     def copies(self, sop_uid: str) -> tuple[str, ...]:
         """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
         return self.known([sop_uid]).get(sop_uid, ())

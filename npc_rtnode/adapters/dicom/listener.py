@@ -780,7 +780,8 @@ class _Association(Association):
     def wake(self) -> None:
         """End the wait for an association request (`acse_timeout`) of a connection that is gone."""
         if not self.admitted:
-            self.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # which the library reads as 'timed out'
+            answers: Any = self.dul.to_user_queue  # of primitives, says its type, and None means 'timed out'
+            answers.put(None)
 
     def kill(self) -> None:
         """The library's waits for its state machine to come to rest, without end: a request whose header came before
