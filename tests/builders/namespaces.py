@@ -10,11 +10,15 @@ Every host has one cable, to the node; the tester has one too. The node forwards
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
+
+_LANS = itertools.count()
+"""A namespace goes some time after it was deleted, and its cables with it: no name is used twice."""
 
 
 def refused() -> str | None:
@@ -29,7 +33,7 @@ def refused() -> str | None:
     try:
         _ip("link", "add", cable, "type", "veth", "peer", "name", f"{cable}p")
         _ip("link", "del", cable)
-    except subprocess.CalledProcessError:
+    except RuntimeError:
         return "no virtual cables (veth) here"
     finally:
         _ip("netns", "del", name)
@@ -56,15 +60,19 @@ class Lan:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._tag = f"{os.getpid() % 10000}"
-        self._network = 10 + os.getpid() % 200
+        turn = next(_LANS)
+        self._tag = f"{os.getpid() % 10000}{turn:x}"
+        self._network = 10 + (os.getpid() + turn) % 200
         self.node = Host(f"npc{self._tag}-node", "", "127.0.0.1", "")
         self._plugged = 0
 
     def __enter__(self) -> Lan:
         """The node, and the tester's cable to it."""
-        self._add(self.node.name)
-        self.tester = self._plug("", f"npc{self._tag}t")
+        with ExitStack() as undone:
+            undone.push(self._stack)
+            self._add(self.node.name)
+            self.tester = self._plug("", f"npc{self._tag}t")
+            undone.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -95,6 +103,8 @@ class Lan:
         subnet = f"10.{self._network}.{self._plugged}"
         host = Host(namespace, f"{subnet}.2", f"{subnet}.1", f"{cable}n")
         _ip("link", "add", host.plug, "type", "veth", "peer", "name", f"{cable}h")
+        if not namespace:  # our own end goes with us, and not some time after the node's namespace
+            self._stack.callback(_ip, "link", "del", f"{cable}h")
         _ip("link", "set", host.plug, "netns", self.node.name)
         _ip("-n", self.node.name, "addr", "add", f"{host.node}/24", "dev", host.plug)
         _ip("-n", self.node.name, "link", "set", host.plug, "up")
@@ -107,4 +117,6 @@ class Lan:
 
 
 def _ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True)
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(args)}: {done.stderr.strip()}")
