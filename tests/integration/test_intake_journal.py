@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -156,23 +157,96 @@ def test_two_writers_are_one_too_many(folder: Path) -> None:
 
 
 def test_one_flush_serves_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight threads at once: all durable, in fewer flushes than records."""
-    journal, flushes = opened(folder), []
-    flush = os.fdatasync
+    """Sixteen records while flushes are slow: all durable, in fewer flushes than records."""
+    journal, flush, flushes, let = opened(folder), os.fdatasync, list[int](), threading.Event()
 
     def slow(handle: int) -> None:
         flushes.append(handle)
-        threading.Event().wait(0.02)
+        assert let.wait(30)
         flush(handle)
 
     monkeypatch.setattr(os, "fdatasync", slow)
-    threads = [threading.Thread(target=journal.append, args=(Opened(NOON, INFO),)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(numbers(journal)) == list(range(1, 9))
-    assert len(flushes) < 8
+    with ThreadPoolExecutor(16) as pool:
+        written = [pool.submit(journal.append, Opened(NOON, INFO)) for _ in range(16)]
+        assert eventually(lambda: journal.last == 16, 30)
+        let.set()
+        assert sorted(future.result() for future in written) == list(range(1, 17))
+    assert len(flushes) <= 8, "four that began before all was written, and four behind them"
+    assert numbers(journal) == list(range(1, 17))
+
+
+def test_flushes_go_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two records are flushed at the same time, each through an open file of its own (a fault is told to each once)."""
+    journal, flush, inside, handles = opened(folder), os.fdatasync, threading.Barrier(2), set[int]()
+    journal.append(Opened(NOON, INFO))
+
+    def together(handle: int) -> None:
+        handles.add(handle)
+        inside.wait(30)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fdatasync", together)
+    with ThreadPoolExecutor(2) as pool:
+        written = [pool.submit(journal.append, arrived(turn, b"x"), b"x") for turn in (1, 2)]
+        assert sorted(future.result() for future in written) == [2, 3]
+    monkeypatch.undo()
+    assert len(handles) == 2
+    assert numbers(journal) == [1, 2, 3]
+
+
+def test_a_flush_counts_for_what_was_written_before_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written while another flushes is not durable by that flush."""
+    journal, flush, flushed = opened(folder), os.fdatasync, list[int]()
+
+    def meddling(handle: int) -> None:
+        flush(handle)
+        flushed.append(handle)
+        if len(flushed) == 1:
+            journal.append(arrived(2, b"y"), b"y", wait=False)
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(journal.append, arrived(3, b"z"), b"z").result() == 3
+
+    monkeypatch.setattr(os, "fdatasync", meddling)
+    assert journal.append(arrived(1, b"x"), b"x") == 1
+    assert len(flushed) == 2
+    assert numbers(journal) == [1, 2, 3]
+
+
+def test_full_segments_are_not_kept_open(folder: Path) -> None:
+    """A ledger that is away for long costs disk and no files, in this process and in the next."""
+    for _ in range(2):
+        before = len(os.listdir("/proc/self/fd"))
+        journal = opened(folder)
+        for number in range(8):
+            journal.append(arrived(number, content(number, SEGMENT // 2)), content(number, SEGMENT // 2))
+        assert len(list(folder.glob("*.seg"))) >= 8
+        assert len(os.listdir("/proc/self/fd")) - before < 8
+        journal.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_segment_is_let_go_of_while_another_flushes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger may be quicker than the flush of who has written: that one is acknowledged, and nobody waits on."""
+    journal, flush, begun, let = opened(folder), os.fdatasync, threading.Event(), threading.Event()
+
+    def late(handle: int) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert let.wait(30)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fdatasync", late)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(journal.append, arrived(1, b"x"), b"x")
+        assert begun.wait(30)
+        big = content(2, SEGMENT - 4096)
+        assert pool.submit(journal.append, arrived(2, big), big).result(30) == 2
+        assert numbers(journal) == [1, 2]
+        gone = pool.submit(journal.release, 1)
+        let.set()
+        assert (slow.result(30), gone.result(30)) == (1, None)
+    assert len(list(folder.glob("*.seg"))) == 1
+    journal.close()
 
 
 # --- what is torn -----------------------------------------------------------------------------------------------------
@@ -224,6 +298,28 @@ def test_a_failed_flush_is_never_tried_again(folder: Path, monkeypatch: pytest.M
     journal.append(arrived(3, b"z"), b"z")
     assert numbers(journal) == [1, 3]
     assert len(list(folder.glob("*.seg"))) == 2
+
+
+def test_a_failed_flush_fails_those_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has flushed well while another failed is not believed either: the segment is broken for all."""
+    journal, flush, inside, handles = opened(folder), os.fdatasync, threading.Barrier(2), list[int]()
+    journal.append(Opened(NOON, INFO))
+
+    def one_fails(handle: int) -> None:
+        turn = inside.wait(30)
+        handles.append(handle)
+        if turn == 0:
+            raise OSError(errno.EIO, "")
+        assert eventually(lambda: journal._segments[-1].broken, 30)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fdatasync", one_fails)
+    with ThreadPoolExecutor(2) as pool:
+        written = [pool.submit(journal.append, arrived(turn, b"x"), b"x") for turn in (1, 2)]
+        assert [type(future.exception()) for future in written] == [DiskLow, DiskLow]
+    monkeypatch.undo()
+    assert journal.append(arrived(4, b"z"), b"z") == 4
+    assert numbers(journal) == [1, 4]
 
 
 def test_a_full_disk_is_disk_low_and_passes(tmp_path: Path) -> None:
