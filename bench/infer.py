@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
@@ -24,6 +25,7 @@ import torch
 
 from model.bundle import Bundle, default_bundle, dice_of
 from model.engine import ENGINES, EngineError, make_engine
+from model.manifest import BundleError
 from model.network import PRESETS, build
 from model.phantom.cohorts import external_cohort
 from model.statistics import result_line
@@ -85,7 +87,7 @@ def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(work, *arguments).result()
-        except EngineError as error:
+        except (EngineError, BundleError) as error:
             print(f"left out: {error}", file=sys.stderr)
             return None
 
@@ -145,6 +147,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-paper", action="store_true", help="leave the big preset out")
     options = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": str(options.threads), "OPENBLAS_NUM_THREADS": str(options.threads)}
     shipped = {e: apart(bundle_path, e, options.bundle, options.cases, options.threads, "cpu") for e in ENGINES}
     found = table(f"shipped bundle, whole predict call, {options.threads} thread(s)", shipped)
     if not options.no_paper:
