@@ -375,7 +375,7 @@ class ReceiveRole:
 
     def __init__(self, settings: Settings) -> None:
         from npc_rtnode.adapters.dicom.expiry import say_expiries
-        from npc_rtnode.adapters.dicom.listener import Listener  # pynetdicom is needed by this role alone
+        from npc_rtnode.adapters.dicom.listener.server import Listener  # pynetdicom is needed by this role alone
         from npc_rtnode.adapters.dicom.tls import Credentials
 
         self._station = Station(settings)

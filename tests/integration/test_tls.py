@@ -22,7 +22,7 @@ from pynetdicom import AE
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom import tls as module
 from npc_rtnode.adapters.dicom.expiry import expiries, say_expiries
-from npc_rtnode.adapters.dicom.listener import Listener
+from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.adapters.dicom.sender import DicomSender, send_files
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.adapters.dicom.tls import Credentials, client_context, server_context
