@@ -156,6 +156,12 @@ class SchemaFault(SetupFault):
     code = "SCHEMA_FAULT"
 
 
+class CannotListen(SetupFault):
+    """The node cannot listen where its settings say."""
+
+    code = "CANNOT_LISTEN"
+
+
 class NotFound(SetupFault):
     """No such thing is known here."""
 

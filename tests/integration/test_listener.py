@@ -35,7 +35,7 @@ from npc_rtnode.adapters.dicom.listener.connection import Connection
 from npc_rtnode.adapters.dicom.listener.offer import STORAGE_CLASSES
 from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome, StoreRequest
-from npc_rtnode.errors import LedgerUnavailable
+from npc_rtnode.errors import CannotListen, LedgerUnavailable
 from npc_rtnode.settings import CalledAE, ListenerSettings, Peer
 from tests.builders import pdu
 from tests.builders.mr_series import make_series
@@ -613,9 +613,10 @@ def test_stop_lets_a_store_finish(node: Node, slice_file: Path) -> None:
 
 
 def test_a_port_in_use_is_said_at_once(start: Callable[..., Node]) -> None:
-    """start raises OSError, and another start works."""
+    """start names the setting, the port, what is kept and what to do; another start works."""
     taken = start().port
-    with pytest.raises(OSError, match="in use"):
+    said = rf"listener\.port, 127\.0\.0\.1:{taken}: Address already in use\. All that was received is kept.*ss -ltnp"
+    with pytest.raises(CannotListen, match=said):
         start(port=taken)
 
 

@@ -20,7 +20,8 @@ from npc_rtnode.adapters.dicom.listener.guarded_socket import GuardedSocket
 from npc_rtnode.adapters.dicom.listener.offer import entity
 from npc_rtnode.adapters.dicom.listener.quiet import QUIET
 from npc_rtnode.adapters.dicom.tls import Credentials, Shown, shake_hands
-from npc_rtnode.errors import TlsFailed
+from npc_rtnode.errors import CannotListen, TlsFailed
+from npc_rtnode.faults import listening_faults
 from npc_rtnode.ports import CommitmentSink, InstanceSink
 from npc_rtnode.settings import ListenerSettings
 
@@ -53,13 +54,13 @@ class Listener:
         self._servers: list[_Server] = []
 
     def start(self) -> int:
-        """Bind and serve in threads; returns the port that was bound. OSError when an address cannot be had."""
+        """Bind and serve in threads; returns the port that was bound. CannotListen when an address cannot be had."""
         QUIET.enter()
         try:
-            self._serve(self._settings.port, self._credentials)
+            self._serve("port", self._credentials)
             if self._credentials is not None and self._settings.plaintext_port >= 0:
-                self._serve(self._settings.plaintext_port, None)
-        except OSError:
+                self._serve("plaintext_port", None)
+        except CannotListen:
             self._close()
             QUIET.leave()
             raise
@@ -70,10 +71,11 @@ class Listener:
         """The ports that were bound: the first one, and the plaintext one beside TLS where there is one."""
         return [int(server.server_address[1]) for server in self._servers]
 
-    def _serve(self, port: int, credentials: Credentials | None) -> None:
+    def _serve(self, setting: str, credentials: Credentials | None) -> None:
         ae = entity(self._settings, self._commitments is not None)
-        address = (self._settings.host, port)
-        server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
+        address = self._settings.host, int(getattr(self._settings, setting))
+        with listening_faults(f"listener.{setting}", *address):
+            server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
         server.door, server.credentials = self._door, credentials
         self._servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True).start()
