@@ -87,6 +87,13 @@ class PeerStalled(PeerError):
     code = "PEER_STALLED"
 
 
+class NotAllCame(PeerError):
+    """The archive has not sent all that it tells of."""
+
+    code = "NOT_ALL_CAME"
+    transient = False
+
+
 # --- the input's fault ------------------------------------------------------------------------------------------------
 
 
