@@ -129,6 +129,7 @@ def test_doctor_tells_what_came_and_was_refused(station: Station) -> None:
     checks = {check.name: check for check in examine(station.settings, golden=False)}
     assert checks["traffic"].said == "0 instances, 0 associations refused, 0 own objects came back"
     assert checks["peers"].outcome == "warning"
+    assert (checks["intake journal"].outcome, checks["intake journal"].fix) == ("good", "")
 
 
 def test_records_that_wait_for_long_are_late(station: Station) -> None:
