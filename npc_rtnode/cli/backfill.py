@@ -6,6 +6,7 @@ An archive's counts are its own word. What came is counted in the ledger, and wh
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -138,10 +139,16 @@ def _fetch(station: Station, source: Archive, found: Found, word: Word) -> Fetch
 
 def _awaited(station: Station) -> int:
     """Wait until the ledger has every record that the intake journal has now; how many it does not have after all."""
-    numbers = [noted.number for noted in station.notes.waiting(station.queries.entered())]
+    numbers = _waiting(station)
     deadline = time.monotonic() + PATIENCE_S
     while numbers and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
         entered = station.queries.entered()
         numbers = [number for number in numbers if number > entered]
     return len(numbers)
+
+
+def _waiting(station: Station) -> list[int]:
+    while True:
+        with suppress(FileNotFoundError):  # a segment that the journal let go of meanwhile: the ledger has it
+            return [noted.number for noted in station.notes.waiting(station.queries.entered())]

@@ -126,11 +126,10 @@ def _journal(damaged: int, late: int) -> Check:
     """What was acknowledged and is not in the ledger: it cannot be read, or it waits."""
     said = f"{damaged} stretches cannot be read, {late} records wait for longer than {LATE_S} s"
     if damaged:
-        fix = "look at the disk (smartctl, dmesg), have the senders repeat that day's series; then remove damaged-*"
+        fix = "look at the disk (smartctl, dmesg); have what came then sent again; remove spool/journal/damaged-*"
         return Check("intake journal", FAULT, said, fix)
-    return Check(
-        "intake journal", WARNING if late else GOOD, said, "does the receiver run, and the database?" if late else ""
-    )
+    fix = "does the receiver run? is the database up, and may it be written?" if late else ""
+    return Check("intake journal", WARNING if late else GOOD, said, fix)
 
 
 def _commitments(counts: dict[str, int]) -> Check:

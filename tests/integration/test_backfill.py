@@ -31,10 +31,17 @@ from tests.builders.mr_series import make_series
 SERIES = Found("1.2", "1.2.3", 3)
 CONFIG = """
 node.home = {home}
-listener.port = 0
-listener.reserve_free_mb = 0
-listener.peers = [{{ ae_title = "PACS", networks = ["127.0.0.1/32"] }}]
-archives = [{{ name = "pacs", ae_title = "PACS", host = "127.0.0.1", port = {port} }}]
+[listener]
+port = 0
+reserve_free_mb = 0
+peers = [{{ ae_title = "PACS", networks = ["127.0.0.1/32"] }}]
+[[archives]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+timeout_s = 60
+wall_clock_s = 100
 """
 
 

@@ -57,9 +57,9 @@ class Listener:
         """Bind and serve in threads; returns the port that was bound. CannotListen when an address cannot be had."""
         QUIET.enter()
         try:
-            self._serve("port", self._credentials)
+            self._serve("listener.port", self._settings.port, self._credentials)
             if self._credentials is not None and self._settings.plaintext_port >= 0:
-                self._serve("plaintext_port", None)
+                self._serve("listener.plaintext_port", self._settings.plaintext_port, None)
         except CannotListen:
             self._close()
             QUIET.leave()
@@ -71,10 +71,10 @@ class Listener:
         """The ports that were bound: the first one, and the plaintext one beside TLS where there is one."""
         return [int(server.server_address[1]) for server in self._servers]
 
-    def _serve(self, setting: str, credentials: Credentials | None) -> None:
+    def _serve(self, setting: str, port: int, credentials: Credentials | None) -> None:
         ae = entity(self._settings, self._commitments is not None)
-        address = self._settings.host, int(getattr(self._settings, setting))
-        with listening_faults(f"listener.{setting}", *address):
+        address = self._settings.host, port
+        with listening_faults(setting, *address):
             server = _Server(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
         server.door, server.credentials = self._door, credentials
         self._servers.append(server)
