@@ -66,7 +66,7 @@ from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import ConfigFault, MomentFault, PeerBusy, Unreachable
+from npc_rtnode.errors import CannotListen, ConfigFault, MomentFault, PeerBusy, Unreachable
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
@@ -375,7 +375,7 @@ class ReceiveRole:
 
     def __init__(self, settings: Settings) -> None:
         from npc_rtnode.adapters.dicom.expiry import say_expiries
-        from npc_rtnode.adapters.dicom.listener import Listener  # pynetdicom is needed by this role alone
+        from npc_rtnode.adapters.dicom.listener.server import Listener  # pynetdicom is needed by this role alone
         from npc_rtnode.adapters.dicom.tls import Credentials
 
         self._station = Station(settings)
@@ -397,7 +397,7 @@ class ReceiveRole:
         self._metronome = Metronome([Tick("admission", self._door.look, ADMISSION_S), *alarm])
 
     def start(self) -> int:
-        """Sweep what a crash left, listen, say where; returns the port."""
+        """Sweep what a crash left, listen, say where; returns the port. CannotListen where that is not to be had."""
         self._lock = self._station.take("receive")
         self._station.spool.sweep_parts(0, utc_now())  # nobody but this role begins any
         if waited := self._replayer.take_up():
@@ -405,7 +405,7 @@ class ReceiveRole:
         if lost := self._intake.close_lost_associations(utc_now()):
             logger.warning("associations that the last process left open", count=lost)
         self._replayer.start()
-        port = self._listener.start()
+        port = self._listen()
         self._metronome.start()
         ports = self._listener.ports
         _write_atomically(self._station.home.listener_file, {"pid": os.getpid(), "port": port, "ports": ports})
@@ -413,10 +413,21 @@ class ReceiveRole:
         logger.info("listening", host=said.listener.host, ports=ports, tls=said.tls.in_force)
         return port
 
+    def _listen(self) -> int:
+        try:
+            return self._listener.start()
+        except CannotListen:
+            self._let_go()
+            raise
+
     def stop(self) -> None:
         """Stop listening; what was acknowledged is safe already."""
         self._listener.stop(grace_s=5)
         self._metronome.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """What was received goes into the ledger, and another process may take the role."""
         self._replayer.stop()
         self._station.home.listener_file.unlink(missing_ok=True)
         self._lock.release()

@@ -87,6 +87,13 @@ class PeerStalled(PeerError):
     code = "PEER_STALLED"
 
 
+class NotAllCame(PeerError):
+    """The archive has not sent all that it tells of."""
+
+    code = "NOT_ALL_CAME"
+    transient = False
+
+
 # --- the input's fault ------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +161,12 @@ class SchemaFault(SetupFault):
     """The database schema is not the one this program knows."""
 
     code = "SCHEMA_FAULT"
+
+
+class CannotListen(SetupFault):
+    """The node cannot listen where its settings say."""
+
+    code = "CANNOT_LISTEN"
 
 
 class NotFound(SetupFault):

@@ -42,7 +42,7 @@ PLANTED = [
     Planted("domain-is-pure", "npc_rtnode/domain/retry.py", "import time"),
     Planted("domain-is-pure", "npc_rtnode/domain/identifiers.py", "def read() -> None:\n    import pydicom"),
     Planted("domain-is-pure", "npc_rtnode/domain/measuring.py", "from PIL import Image"),
-    Planted("receiver-without-torch", "npc_rtnode/adapters/dicom/listener.py", "import highdicom"),
+    Planted("receiver-without-torch", "npc_rtnode/adapters/dicom/listener/server.py", "import highdicom"),
     Planted("receiver-without-torch", "npc_rtnode/domain/records.py", "import torch"),
     Planted("one-door", "npc_rtnode/adapters/spool.py", "import model.bundle"),
     Planted("model-stands-alone", "model/labels.py", "import npc_rtnode.errors"),
@@ -84,7 +84,7 @@ def test_every_contract_has_a_planted_violation() -> None:
 
 def test_what_the_receiver_imports_at_start_is_light() -> None:
     heavy = ("torch", "monai", "rt_utils", "cv2", "SimpleITK", "highdicom")
-    rooms = "npc_rtnode.app, npc_rtnode.cli, npc_rtnode.adapters.dicom.listener, npc_rtnode.pipeline.receive"
+    rooms = "npc_rtnode.app, npc_rtnode.cli, npc_rtnode.adapters.dicom.listener.server, npc_rtnode.pipeline.receive"
     program = f"import sys, {rooms}; print(*(name for name in {heavy} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

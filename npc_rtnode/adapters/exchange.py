@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from npc_rtnode import log
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.errors import ConfigFault, DiskLow, FilesAway, NodeError, NotFound, Unreadable
+from npc_rtnode.faults import listening_faults
 from npc_rtnode.ports import Part, PredictionStore, Spool
 
 logger = log.get(__name__)
@@ -131,12 +132,10 @@ class Counter:
     def __init__(
         self, address: tuple[str, int], rooms: Rooms, secret: Secret, context: Callable[[], ssl.SSLContext] | None
     ) -> None:
-        """Bound at once; raises ConfigFault when it cannot be."""
+        """Bound at once; raises CannotListen when it cannot be."""
         handler = type("Handler", (_Handler,), {"rooms": rooms, "secret": secret})
-        try:
+        with listening_faults("work.listen", *address):
             self._server = _Server(address, handler, context)
-        except OSError as error:
-            raise ConfigFault(f"work.listen {address[0]}:{address[1]}: {error.strerror}") from error
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="files", daemon=True)
 

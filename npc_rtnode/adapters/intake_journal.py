@@ -20,7 +20,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,6 +31,7 @@ from pydantic import TypeAdapter
 from npc_rtnode import log
 from npc_rtnode.domain.records import Arrived, Ended, IntakeEntry, Opened, Refused, Rejected
 from npc_rtnode.errors import DiskLow, MomentFault
+from npc_rtnode.faults import disk_faults
 
 logger = log.get(__name__)
 
@@ -52,7 +53,6 @@ _HEAD: Final = struct.Struct("<4sIQII")
 _TEXT_LIMIT: Final = 1 << 20
 _OPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
     kind.__name__: TypeAdapter(kind) for kind in (Opened, Rejected, Refused, Arrived, Ended)
 }
@@ -460,12 +460,5 @@ def _pread(path: Path, at: int, size: int) -> bytes:
         return os.pread(stream.fileno(), size, at)
 
 
-@contextmanager
-def _disk_faults() -> Iterator[None]:
-    """Say DiskLow when the disk is the reason; every other OSError stays what it is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_IS_THE_REASON:
-            raise DiskLow(f"The intake journal's disk answered {errno.errorcode[error.errno]}.") from error
-        raise
+def _disk_faults() -> AbstractContextManager[None]:
+    return disk_faults("intake journal")

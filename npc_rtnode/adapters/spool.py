@@ -6,7 +6,6 @@ made of our own digest or of random bits, never of a text from a peer (pynetdico
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import mmap
 import os
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from npc_rtnode.errors import DiskLow, NotFound, Unreadable
+from npc_rtnode.faults import disk_faults
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INCOMING: Final = "incoming"
 
@@ -50,7 +49,7 @@ class FileSpool:
         never tried again on the same file, the part is removed and the sender sends anew.
         """
         sha256 = _digest(data)
-        with _disk_faults():
+        with disk_faults("spool"):
             if _holds(self.path(sha256), sha256):
                 _sync_folder(self.path(sha256).parent)  # another thread may have only just renamed it
                 return sha256
@@ -59,13 +58,13 @@ class FileSpool:
 
     def begin(self) -> Part:
         """An object of which not all is there yet; DiskLow when already its first byte would go into the reserve."""
-        with _disk_faults():
+        with disk_faults("spool"):
             self.admit(1)
             return Part(self, self._root / _INCOMING / f"{secrets.token_hex(16)}.part")
 
     def lay(self, content: Copyable, sha256: str) -> None:
         """Put content that is durable elsewhere in its place here, whole but not durable before `settle`; DiskLow."""
-        with _disk_faults():
+        with disk_faults("spool"):
             if not _holds(self.path(sha256), sha256):
                 self._copy(content, sha256)
 
@@ -82,7 +81,7 @@ class FileSpool:
 
     def settle(self, names: Collection[str]) -> None:
         """Make durable what was laid there, where it still is; DiskLow when the disk fails."""
-        with _disk_faults():
+        with disk_faults("spool"):
             for name in names:
                 with suppress(FileNotFoundError):
                     _sync(self.path(name), os.O_RDONLY)
@@ -161,7 +160,7 @@ class Part:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append, digest on the way; DiskLow when it would go into the reserve, or when the disk fails."""
-        with _disk_faults():
+        with disk_faults("spool"):
             self._spool.admit(len(data))
             view = memoryview(data)
             while view:
@@ -187,7 +186,7 @@ class Part:
         sha256 = self._digest.hexdigest()
         final = self._spool.path(sha256)
         try:
-            with _disk_faults():
+            with disk_faults("spool"):
                 if not _holds(final, sha256):
                     os.fsync(self._stream.fileno())
                     self._path.rename(final)
@@ -251,14 +250,3 @@ def _remove_if_older(part: Path, oldest: float) -> bool:
     except FileNotFoundError:  # its writer finished it, or another janitor was here
         return False
     return True
-
-
-@contextmanager
-def _disk_faults() -> Iterator[None]:
-    """Say DiskLow when the disk is the reason; every other OSError stays what it is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_IS_THE_REASON:
-            raise DiskLow(f"The spool's disk answered {errno.errorcode[error.errno]}.") from error
-        raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
-from npc_rtnode.app import Home, Station
+from npc_rtnode.app import LATE_S, Home, Station
 from npc_rtnode.cli.qa import newest
 from npc_rtnode.cli.status import admission_of
 from npc_rtnode.domain.admission import Level
@@ -104,6 +104,7 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     refused, back = counts["rejected_associations"], counts["came_back"]
     said = f"{counts['instances']} instances, {refused} associations refused, {back} own objects came back"
     yield Check("traffic", GOOD, said)
+    yield _journal(len(station.notes.damaged()), station.late_records())
     yield _admission(station, counts)
     yield _commitments(CommitmentLedger(station.sessions).counts())
     if said := newest(ConstancyLedger(station.sessions)):
@@ -119,6 +120,16 @@ def _admission(station: Station, counts: dict[str, Any]) -> Check:
     outcome = {Level.OPEN: GOOD, Level.LOW: WARNING}.get(door["level"], FAULT)
     fix = "free space, or wait until the backlog is worked off: senders are asked to try again"
     return Check("admission", outcome, said, "" if outcome == GOOD else fix)
+
+
+def _journal(damaged: int, late: int) -> Check:
+    """What was acknowledged and is not in the ledger: it cannot be read, or it waits."""
+    said = f"{damaged} stretches cannot be read, {late} records wait for longer than {LATE_S} s"
+    if damaged:
+        fix = "look at the disk (smartctl, dmesg); have what came then sent again; remove spool/journal/damaged-*"
+        return Check("intake journal", FAULT, said, fix)
+    fix = "does the receiver run? is the database up, and may it be written?" if late else ""
+    return Check("intake journal", WARNING if late else GOOD, said, fix)
 
 
 def _commitments(counts: dict[str, int]) -> Check:

@@ -188,6 +188,7 @@ def test_a_study_is_fetched_by_its_accession_number(node: Node, pacs: Orthanc, f
         "reason": "backfill of last year",
         "archive": "pacs",
         "came": len(study.files),
+        "sent": len(study.files),
         "failed": 0,
     }
     assert all(e["actor"].startswith("operator:") for e in told)

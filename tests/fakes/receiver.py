@@ -25,8 +25,8 @@ from npc_rtnode.adapters.intake_journal import JournalReader
 ROOT: Final = Path(__file__).parents[2]
 START_S = STOP_S = 60.0
 _LAUNCH: Final = """
-from npc_rtnode.adapters.dicom import listener
-listener.PDU_GRACE_S, listener._ASSOCIATE_TIMEOUT_S = {pdu_s}, {associate_s}
+from npc_rtnode.adapters.dicom.listener import guarded_socket, offer
+guarded_socket.PDU_GRACE_S, offer.ASSOCIATE_TIMEOUT_S = {pdu_s}, {associate_s}
 from npc_rtnode.__main__ import main
 main()
 """

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
-from npc_rtnode.adapters.dicom.listener import Listener
+from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.adapters.dicom.sameness import InstanceReader
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.app import Station

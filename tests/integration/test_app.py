@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, utc_now
 from npc_rtnode.cli.checks import examine
 from npc_rtnode.cli.fsck import checker
 from npc_rtnode.domain.records import AssociationInfo, Opened
-from npc_rtnode.errors import ConfigFault, LedgerUnavailable, MomentFault, SchemaFault
+from npc_rtnode.errors import CannotListen, ConfigFault, LedgerUnavailable, MomentFault, SchemaFault
 from npc_rtnode.settings import DatabaseSettings, Settings
 from tests.fakes.pipeline import FakePredictor
 
@@ -67,6 +68,23 @@ def test_a_role_runs_once(station: Station) -> None:
         lock.release()
 
 
+def test_a_receiver_that_cannot_listen_lets_go_of_everything(station: Station, settings: Settings) -> None:
+    """Its port is another program's: what waited in its journal is in the ledger, and the next one starts at once."""
+    journal = IntakeJournal(station.home.journal, 64 * MEGABYTE)
+    journal.open(0)
+    journal.append(Opened(utc_now(), AssociationInfo("a1", "SCANNER", "US", "127.0.0.1")))
+    journal.close()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = settings.model_copy(update={"listener": settings.listener.model_copy(update={"port": port})})
+        with pytest.raises(CannotListen, match=rf"listener\.port, 127\.0\.0\.1:{port}"):
+            ReceiveRole(taken).start()
+    assert station.queries.entered() == 1
+    role = ReceiveRole(taken)
+    assert role.start() == port
+    role.stop()
+
+
 def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
     """References stay the same over restarts, and nobody else can read the key."""
     home = Home(tmp_path / "home").made()
@@ -111,6 +129,7 @@ def test_doctor_tells_what_came_and_was_refused(station: Station) -> None:
     checks = {check.name: check for check in examine(station.settings, golden=False)}
     assert checks["traffic"].said == "0 instances, 0 associations refused, 0 own objects came back"
     assert checks["peers"].outcome == "warning"
+    assert (checks["intake journal"].outcome, checks["intake journal"].fix) == ("good", "")
 
 
 def test_records_that_wait_for_long_are_late(station: Station) -> None:

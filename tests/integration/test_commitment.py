@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitmentReporter, read_request
-from npc_rtnode.adapters.dicom.listener import Listener
+from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.records import CommitmentReport, CommitmentRequest
 from npc_rtnode.errors import ConfigFault, LedgerUnavailable, NodeError, PeerBusy, Unreachable, Unreadable

@@ -26,7 +26,7 @@ from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer
-from npc_rtnode.errors import ConfigFault, FilesAway, NotFound
+from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, NotFound
 from tests.builders.certificates import Authority
 from tests.builders.outputs import ball, bundle_statement, prediction_of
 from tests.builders.workers import wait_for
@@ -84,6 +84,16 @@ def test_what_is_kept_lies_on_the_node_too(node: Node, tmp_path: Path) -> None:
     here = FetchedSpool(FileSpool(tmp_path / "cache", 0), node.errand(), OUTBOX)
     sha256 = here.keep([b"DICM", memoryview(b"the rest")])
     assert node.outbox.read(sha256) == b"DICMthe rest"
+
+
+def test_a_taken_address_is_said(node: Node, tmp_path: Path) -> None:
+    """work.listen on a port that another program has, and on an address of another machine: each says what to do."""
+    rooms = Rooms({}, tmp_path)
+    said = rf"work\.listen, 127\.0\.0\.1:{node.counter.port}: Address already in use\. .*is kept.*another work\.listen"
+    with pytest.raises(CannotListen, match=said):
+        Counter(("127.0.0.1", node.counter.port), rooms, node.secret, None)
+    with pytest.raises(CannotListen, match=r"work\.listen, 192\.0\.2\.1:0: .*no such address"):
+        Counter(("192.0.2.1", 0), rooms, node.secret, None)
 
 
 def test_predictions_go_and_come(node: Node, tmp_path: Path) -> None:

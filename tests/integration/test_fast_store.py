@@ -17,7 +17,7 @@ from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 
-from npc_rtnode.adapters.dicom import fast_store
+from npc_rtnode.adapters.dicom.listener import fast_store
 from npc_rtnode.domain.identifiers import derived_uid
 from tests.builders import pdu
 from tests.builders.mr_series import SeriesSpec, slice_dataset

@@ -33,7 +33,8 @@ def test_500_seeded_cases(receiver: Receiver, rest: Use) -> None:
     """No crash, no hang, no traceback, nothing kept of threads, descriptors or memory, and every Success is true."""
     report = fuzz.run(receiver, fuzz.seeded(SEED, 500), rest)
     assert report.clean, report
-    assert 20 < report.successes < 300, "some mutants are still slices, most are not: or the fuzz tests nothing"
+    # A release follows each slice at once, and may be served before it: how many slices hear Success is chance.
+    assert 5 < report.successes < 300, "some mutants are still slices, most are not: or the fuzz tests nothing"
 
 
 @pytest.mark.timeout(300)

@@ -477,7 +477,7 @@ def dying(*args, **more):
 armed = [0]
 setattr(owner, name, dying)
 replay.IDLE_S = 0.2
-from npc_rtnode.adapters.dicom.listener import Listener
+from npc_rtnode.adapters.dicom.listener.server import Listener
 start = Listener.start
 def started(self):
     armed[0] = 1

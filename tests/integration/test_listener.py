@@ -22,16 +22,20 @@ from typing import Any
 import pytest
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 
-from npc_rtnode.adapters.dicom import listener as module
-from npc_rtnode.adapters.dicom.listener import STATUS, STORAGE_CLASSES, AccessList, Listener
+from npc_rtnode.adapters.dicom.listener import guarded_socket, offer
+from npc_rtnode.adapters.dicom.listener.access import AccessList
+from npc_rtnode.adapters.dicom.listener.answers import STATUS
+from npc_rtnode.adapters.dicom.listener.connection import Connection
+from npc_rtnode.adapters.dicom.listener.offer import STORAGE_CLASSES
+from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance, StoreOutcome, StoreRequest
-from npc_rtnode.errors import LedgerUnavailable
+from npc_rtnode.errors import CannotListen, LedgerUnavailable
 from npc_rtnode.settings import CalledAE, ListenerSettings, Peer
 from tests.builders import pdu
 from tests.builders.mr_series import make_series
@@ -158,8 +162,8 @@ def slice_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """PDU and association deadlines of half a second."""
-    monkeypatch.setattr(module, "PDU_GRACE_S", 0.5)
-    monkeypatch.setattr(module, "_ASSOCIATE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(guarded_socket, "PDU_GRACE_S", 0.5)
+    monkeypatch.setattr(offer, "ASSOCIATE_TIMEOUT_S", 0.5)
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -584,7 +588,7 @@ def test_stop_does_not_wait_for_stalled_peers(start: Callable[..., Node]) -> Non
     assert closed_by_peer(half_open)
     assert closed_by_peer(silent)
     assert eventually(lambda: not idle.is_established and not half_sent.is_established)
-    assert [thread for thread in threading.enumerate() if isinstance(thread, module._Association)] == []
+    assert [thread for thread in threading.enumerate() if isinstance(thread, Connection)] == []
     with pytest.raises(ConnectionRefusedError):
         node.connect()
 
@@ -609,9 +613,10 @@ def test_stop_lets_a_store_finish(node: Node, slice_file: Path) -> None:
 
 
 def test_a_port_in_use_is_said_at_once(start: Callable[..., Node]) -> None:
-    """start raises OSError, and another start works."""
+    """start names the setting, the port, what is kept and what to do; another start works."""
     taken = start().port
-    with pytest.raises(OSError, match="in use"):
+    said = rf"listener\.port, 127\.0\.0\.1:{taken}: Address already in use\. All that was received is kept.*ss -ltnp"
+    with pytest.raises(CannotListen, match=said):
         start(port=taken)
 
 
@@ -642,16 +647,18 @@ def test_nothing_of_a_peer_is_printed(node: Node, capfd: pytest.CaptureFixture[s
 def test_the_listener_stays_small() -> None:
     """Its process never loads torch, MONAI, rt_utils, SimpleITK, highdicom or a pixel codec."""
     heavy = ["torch", "monai", "rt_utils", "SimpleITK", "highdicom", "cv2", "scipy", "sqlalchemy"]
-    code = f"import npc_rtnode.adapters.dicom.listener, sys; sys.exit(sum(name in sys.modules for name in {heavy}))"
+    code = (
+        f"import npc_rtnode.adapters.dicom.listener.server, sys; sys.exit(sum(name in sys.modules for name in {heavy}))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": "."})
 
 
 def test_pynetdicom_is_put_back(start: Callable[..., Node]) -> None:
     """After the last listener the library's process-wide settings are as before."""
-    before = module._config.LOG_HANDLER_LEVEL, logging.getLogger("pynetdicom").level
+    before = _config.LOG_HANDLER_LEVEL, logging.getLogger("pynetdicom").level
     one, two = Node(), Node()
-    assert module._config.LOG_HANDLER_LEVEL == "none"
+    assert _config.LOG_HANDLER_LEVEL == "none"
     one.listener.stop(0)
-    assert module._config.LOG_HANDLER_LEVEL == "none"
+    assert _config.LOG_HANDLER_LEVEL == "none"
     two.listener.stop(0)
-    assert (module._config.LOG_HANDLER_LEVEL, logging.getLogger("pynetdicom").level) == before
+    assert (_config.LOG_HANDLER_LEVEL, logging.getLogger("pynetdicom").level) == before

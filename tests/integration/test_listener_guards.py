@@ -639,7 +639,7 @@ def test_the_receivers_process_stays_small() -> None:
     code = f"""
 import sys
 from npc_rtnode.cli import app
-import npc_rtnode.app, npc_rtnode.adapters.dicom.listener
+import npc_rtnode.app, npc_rtnode.adapters.dicom.listener.server
 found = [name for name in {heavy} if name in sys.modules]
 sys.exit(f"loaded: {{found}}" if found else 0)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.app import Station
 from npc_rtnode.cli.demo import CONFIG
+from npc_rtnode.errors import CannotListen
 from npc_rtnode.settings import load_settings
 
 PATIENCE_S = 60.0
@@ -80,6 +82,21 @@ def test_roles_are_restarted_and_ended(config: Path) -> None:
     finally:
         node.kill()
         node.wait()
+
+
+def test_a_role_whose_port_is_taken_ends_in_one_line(config: Path) -> None:
+    """`serve` on a port of another program: the documented exit code and the error's code, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config.write_text(config.read_text("utf-8").replace("port = 0", f"port = {port}", 1), "utf-8")
+        command = [sys.executable, "-m", "npc_rtnode", "serve", "--only", "receive", "--config", str(config)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ended.returncode == CannotListen.exit_code
+    assert (
+        f"E: CANNOT_LISTEN: The node cannot listen where its settings say. listener.port, 127.0.0.1:{port}"
+        in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_killed_supervisor_leaves_no_role_behind(config: Path) -> None:

@@ -22,13 +22,13 @@ from pynetdicom import AE
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom import tls as module
 from npc_rtnode.adapters.dicom.expiry import expiries, say_expiries
-from npc_rtnode.adapters.dicom.listener import Listener
+from npc_rtnode.adapters.dicom.listener.server import Listener
 from npc_rtnode.adapters.dicom.sender import DicomSender, send_files
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.adapters.dicom.tls import Credentials, client_context, server_context
 from npc_rtnode.app import ReceiveRole, Station
 from npc_rtnode.cli.checks import _certificates
-from npc_rtnode.errors import AssociationRejected, ConfigFault, ContextRefused, PeerError, TlsFailed
+from npc_rtnode.errors import AssociationRejected, CannotListen, ConfigFault, ContextRefused, PeerError, TlsFailed
 from npc_rtnode.settings import Destination, ListenerSettings, Peer, Settings, TlsSettings
 from tests.acceptance.node import free_port
 from tests.builders.certificates import Authority, Pair
@@ -67,7 +67,7 @@ class Node:
 
     def __init__(self, tls: TlsSettings, peers: tuple[Peer, ...], **wishes: Any) -> None:
         self.sink = RecordingSink()
-        settings = ListenerSettings(port=0, peers=peers, **wishes)
+        settings = ListenerSettings(peers=peers, **{"port": 0, **wishes})
         self.listener = Listener(settings, self.sink, credentials=Credentials(tls))
         self.port = self.listener.start()
 
@@ -258,6 +258,17 @@ def test_plaintext_beside_tls_is_for_those_alone_who_are_named(start: Callable[.
     assert DicomSender().echo(to(plain, tls=False, calling_ae="OLD_MR")) > 0
     with pytest.raises(AssociationRejected):
         DicomSender().echo(to(plain, tls=False))
+
+
+def test_a_plaintext_port_in_use_is_said_and_the_first_port_let_go(start: Callable[..., Node], tmp_path: Path) -> None:
+    """The message names the setting whose port is taken; the TLS port that was bound before it is free again."""
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as held:
+        taken, free = other.getsockname()[1], held.getsockname()[1]
+        held.close()
+        with pytest.raises(CannotListen, match=rf"listener\.plaintext_port, 127\.0\.0\.1:{taken}: .*in use"):
+            start(port=free, plaintext_port=taken)
+        with socket.create_server(("127.0.0.1", free)):
+            pass
 
 
 def test_a_peer_that_could_never_call_is_a_mistake_of_the_settings(authority: Authority, ours: Pair) -> None:

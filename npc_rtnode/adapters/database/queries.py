@@ -102,6 +102,12 @@ class Queries:
         with self._sessions.reading() as session:
             return session.scalar(select(IntakePositionRow.applied)) or 0
 
+    def instances_of(self, series_uid: str) -> int:
+        """How many instances of that series stand here, in whichever of its revisions."""
+        named = select(func.count(InstanceRow.sop_uid.distinct())).join(SeriesRow)
+        with self._sessions.reading() as session:
+            return session.scalar(named.where(SeriesRow.series_uid == series_uid)) or 0
+
     def chain_is_whole(self) -> bool:
         """Whether every event follows from the one before."""
         with self._sessions.reading() as session:

@@ -14,7 +14,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by pynetdicom at import
 from pynetdicom.transport import ThreadedAssociationServer
 
-from npc_rtnode.adapters.dicom.listener import STORAGE_CLASSES
+from npc_rtnode.adapters.dicom.listener.offer import STORAGE_CLASSES
 from npc_rtnode.adapters.dicom.structure import TRANSFER_SYNTAXES, StructureReader
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance

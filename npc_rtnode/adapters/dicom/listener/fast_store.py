@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
+P_DATA_TF: Final = 4  # PDU type, PS3.8 9.3.5
 _FRAGMENT: Final = struct.Struct(">LB")  # length, presentation context ID; then the message control header
 _ELEMENT: Final = struct.Struct("<HHL")  # implicit VR, little endian: all command sets are (PS3.7 6.3.1)
-_P_DATA: Final = 4
 _COMMAND_AND_LAST: Final = 3
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _NUMBERS: Final = {0x0100, 0x0110, 0x0700, 0x0800, 0x1031}
@@ -87,7 +87,7 @@ def store_response(context_id: int, request: StoreCommand, status: int, comment:
     )
     command = _element(0, struct.pack("<L", len(rest))) + rest
     fragment = struct.pack(">LBB", len(command) + 2, context_id, _COMMAND_AND_LAST) + command
-    return struct.pack(">BBL", _P_DATA, 0, len(fragment)) + fragment
+    return struct.pack(">BBL", P_DATA_TF, 0, len(fragment)) + fragment
 
 
 def _element(element: int, value: bytes) -> bytes:
