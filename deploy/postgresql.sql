@@ -4,11 +4,15 @@
 --
 -- Two roles. `npc_owner` owns the tables and runs `npc-rtnode db upgrade`, nothing else. `npc_rtnode` is the node's: it
 -- reads, adds and changes rows, deletes none, and cannot change a row of the journal, nor what was received (only whether
--- a content counts, which `release --keep` decides). Nobody else may connect.
+-- a content counts, which `release --keep` decides). Nobody else may connect. Further worker hosts work as `npc_rtnode`.
 -- After the first `db upgrade`, and after every later one, as npc_owner in that database:
 --
 --   REVOKE UPDATE ON events, instances, verdicts, alembic_version FROM npc_rtnode;
 --   GRANT UPDATE (state) ON instances TO npc_rtnode;
+--
+-- and with work.engine = "procrastinate", whose entries come and go, and hold the number of a piece of work alone:
+--
+--   GRANT DELETE ON procrastinate_jobs, procrastinate_workers TO npc_rtnode;
 
 CREATE ROLE npc_owner LOGIN PASSWORD :owner_password;
 CREATE ROLE npc_rtnode LOGIN PASSWORD :node_password;

@@ -1,7 +1,8 @@
 """One contract, two carriers: whatever happens to workers, clocks and servers, each job has its effect exactly once.
 
 The workers are processes (tests/builders/workers.py). Embedded runs on SQLite and on PostgreSQL, procrastinate on
-PostgreSQL; what a carrier may do by itself (lose, repeat, reorder) is done to it here.
+PostgreSQL, there as the role that deploy/postgresql.sql makes for the node, which owns no table; what a carrier may do
+by itself (lose, repeat, reorder) is done to it here.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.priority import rank_at
 from npc_rtnode.domain.records import Choice, Closing, Truth, Verdict, WorkOrder
+from npc_rtnode.errors import SchemaFault
 from npc_rtnode.pipeline.sweep import Recovery
 from tests.builders.ledger import NOON, Ledger
 from tests.builders.workers import SILENT_S, Worker, carrier_of, wait_for
-from tests.postgres import Server
+from tests.postgres import PASSWORD, SETUP, Server, rights_after_upgrade
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SQLITE, POSTGRES = "embedded on sqlite", "embedded on postgresql"
 PROCRASTINATE = "procrastinate on postgresql"
 CARRIERS = (SQLITE, *(pytest.param(name, marks=pytest.mark.postgres) for name in (POSTGRES, PROCRASTINATE)))
 ON_SERVERS = CARRIERS[1:]
+DATABASE = "npc_rtnode"
+"""The name that deploy/postgresql.sql gives it."""
 PATIENCE_S = 120
 """Longer than FORSAKEN_S: a process that is stopped within a transaction keeps its locks for so long."""
 _ENTRIES = text("SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo' AND queue_name = 'gpu' ORDER BY id")
@@ -135,19 +139,29 @@ def _chosen(order: WorkOrder) -> Choice:
 
 @pytest.fixture(scope="module")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database with the ledger's and procrastinate's tables, made once."""
+    """A database with the ledger's and procrastinate's tables, made once by its owner; the URL of the node's role."""
     from npc_rtnode.adapters.database.procrastinated import make_tables, require_tables
 
     server: Server = request.getfixturevalue("postgres")
-    url = server.create("carriers")
-    engine = open_engine(url)
-    schema.upgrade(engine, make_tables)
-    schema.upgrade(engine, make_tables)
-    require_tables(engine)
-    assert schema.differences(engine) == []
+    server.psql("-v", f"owner_password='{PASSWORD}'", "-v", f"node_password='{PASSWORD}'", "-f", "-", script=SETUP)
+    url = server.url(DATABASE, "npc_rtnode")
+    owner, engine = open_engine(server.url(DATABASE, "npc_owner")), open_engine(url)
+    schema.upgrade(owner, make_tables)
+    with pytest.raises(SchemaFault, match="lacks DELETE on procrastinate_jobs, DELETE on procrastinate_workers"):
+        require_tables(engine)
+    with owner.begin() as connection:
+        for statement in rights_after_upgrade(carrier=True):
+            connection.execute(text(statement))
+    for either in (owner, engine):  # as the node's unit does at every start
+        schema.upgrade(either, make_tables)
+        require_tables(either)
+    assert schema.differences(owner) == []
     yield url
     engine.dispose()
-    server.drop("carriers")
+    owner.dispose()
+    server.drop(DATABASE)
+    for role in ("npc_rtnode", "npc_owner"):
+        server.do(f"DROP ROLE {role}")
 
 
 @pytest.fixture(params=CARRIERS)
@@ -161,14 +175,14 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     else:
         url = request.getfixturevalue("server_url")
         engine = open_engine(url)
+    server: Server | None = None if backend == "sqlite" else request.getfixturevalue("postgres")
     made = House(url, kind, tmp_path, Ledger(engine, carrier=carrier_of(kind, url)))
     with made.open:
         yield made
-    if backend == "postgresql":
-        with engine.begin() as connection:
-            names = [*Table.metadata.tables, "procrastinate_jobs", "procrastinate_workers"]
-            connection.execute(text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
     engine.dispose()
+    if server is not None:
+        names = [*Table.metadata.tables, "procrastinate_jobs", "procrastinate_workers"]
+        server.do(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE", DATABASE)
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -369,11 +383,10 @@ def _recovery(house: House) -> Recovery:
 
 @pytest.mark.parametrize("house", [PROCRASTINATE], indirect=True)
 @pytest.mark.postgres
-def test_lost_entries_are_made_again(house: House) -> None:
+def test_lost_entries_are_made_again(house: House, postgres: Server) -> None:
     """All of the carrier's tables emptied under waiting work: it is done all the same, and once."""
     jobs = [house.job() for _ in range(3)]
-    with house.ledger.sessions.writing() as session:
-        session.execute(text("TRUNCATE procrastinate_jobs CASCADE"))
+    postgres.do("TRUNCATE procrastinate_jobs CASCADE", DATABASE)
     house.worker("a", 0.05)
     house.wait_done(*jobs)
 

@@ -39,6 +39,13 @@ _PRUNE: Final = text(
     "OR worker_id IN (SELECT id FROM procrastinate_workers WHERE last_heartbeat < now() - make_interval(secs => :s))))"
 )
 
+_RIGHTS: Final = {
+    "procrastinate_jobs": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "procrastinate_workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "procrastinate_events": ("INSERT",),
+}
+_MAY: Final = text("SELECT has_table_privilege(:table, :right)")
+
 
 class Procrastinated:
     """Fulfils ports.Carrier. `silent_s`: entries of a worker that is not heard of for so long are pruned."""
@@ -112,26 +119,40 @@ def require_server(engine: Engine) -> None:
 
 
 def require_tables(engine: Engine) -> None:
-    """Refuse to work on procrastinate's tables of another version than the installed one's."""
+    """Refuse to work on procrastinate's tables of another version than the installed one's, or with too few rights."""
     require_server(engine)
     with translated(), as_reader(engine).connect() as connection:
         found = _version(connection)
+        missing = _missing_rights(connection) if found else []
     if found != procrastinate.__version__:
         raise SchemaFault(
             f"procrastinate's tables are of {found or 'no version'}, installed is {procrastinate.__version__}: "
             "run `npc-rtnode db upgrade`"
         )
+    if missing:
+        raise SchemaFault(
+            f"the database's role lacks {', '.join(missing)}: as the owner, the GRANT that deploy/postgresql.sql names"
+        )
 
 
 def make_tables(connection: Connection) -> None:
-    """procrastinate's own SQL: all of it where there is none, else its migrations since the version that is there."""
+    """procrastinate's own SQL: all of it where there is none, else its migrations since the version that is there.
+
+    Tables of the installed version are left alone: then the node's role, which owns none, may ask for them too.
+    """
     found = _version(connection)
-    if found is None:
-        _run(connection, SchemaManager.get_schema())
-    elif found != procrastinate.__version__:
-        for statement in _since(found):
-            _run(connection, statement)
+    if found == procrastinate.__version__:
+        return
+    for statement in [SchemaManager.get_schema()] if found is None else _since(found):
+        _run(connection, statement)
     _run(connection, f"COMMENT ON TABLE procrastinate_jobs IS '{procrastinate.__version__}'")
+
+
+def _missing_rights(connection: Connection) -> list[str]:
+    """What an entry's life needs and this role may not do."""
+    wanted = [(right, table) for table, rights in _RIGHTS.items() for right in rights]
+    may = {(right, table): connection.scalar(_MAY, {"right": right, "table": table}) for right, table in wanted}
+    return [f"{right} on {table}" for (right, table), granted in may.items() if not granted]
 
 
 def _version(connection: Connection) -> str | None:
