@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import ssl
 import threading
 import time
@@ -33,9 +34,10 @@ from npc_rtnode.adapters.database.clock import LedgerClock
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
 from npc_rtnode.adapters.database.desk import Desk, Word
+from npc_rtnode.adapters.database.disks import DiskLedger
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
-from npc_rtnode.adapters.database.owner import sign
+from npc_rtnode.adapters.database.owner import require_signed, sign
 from npc_rtnode.adapters.database.pauses import RECEIVE, Pauses
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.retention import RetentionLedger
@@ -62,17 +64,19 @@ from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.domain.admission import Marks
 from npc_rtnode.domain.closing import Patience
 from npc_rtnode.domain.constancy import Limits, site_zone
+from npc_rtnode.domain.disks import Room
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import CannotListen, ConfigFault, MomentFault, PeerBusy, Unreachable
+from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, MomentFault, PeerBusy, Unreachable
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
 from npc_rtnode.pipeline.commit import Committer, Requests
 from npc_rtnode.pipeline.constancy import Constancy, Plan, Shelves
 from npc_rtnode.pipeline.deliver import Deliverer
+from npc_rtnode.pipeline.disks import DiskWatch
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
 from npc_rtnode.pipeline.replay import Replayer
@@ -101,6 +105,12 @@ logger = log.get(__name__)
 MEGABYTE = 1024 * 1024
 JANITOR_S, RETENTION_S = 300, 3600
 """How often litter is looked for, and bytes that have been kept long enough."""
+
+DISKS_S = 60
+"""How often the clock looks at every disk."""
+
+RESULTS_MB = 64
+"""Free space that a few results under way need; home and spool have listener.reserve_free_mb for that."""
 
 ADMISSION_S = 2
 """How often the listener's door looks at disk and backlog."""
@@ -150,9 +160,14 @@ class Home:
         """The intake journal: on the spool's file system, because it holds the same bytes for a while."""
         return self.root / "spool" / "journal"
 
+    @property
+    def key_file(self) -> Path:
+        """By which a home is known."""
+        return self.root / "site.key"
+
     def site_key(self) -> str:
         """A secret that keys study references; made once."""
-        path = self.root / "site.key"
+        path = self.key_file
         if not path.exists():
             with NamedTemporaryFile("w", dir=self.root, encoding="ascii") as part:  # for this user alone
                 part.write(secrets.token_hex(32))
@@ -189,13 +204,24 @@ class Station:
         reserve = settings.listener.reserve_free_mb * MEGABYTE
         with _home_faults(settings.node.home):
             self.home = Home(settings.node.home).made()
-            self.root = Path(settings.work.store or self.home.root)
+            self.root = self._require_mounted() if settings.work.store else self.home.root
             self.spool = FileSpool(self.root / "spool", reserve)
             self.outbox = FileSpool(self.root / "outbox", 0)
         self.engine = open_engine(settings.database_url)
         self._distributed = self._procrastinated()
         self.carrier: Carrier = self._distributed or Embedded()
         self.sessions = Sessions(self.engine, self.carrier)
+
+    @property
+    def is_mounted(self) -> bool:
+        """On a further host with work.store: whether it is a node's home, and not the empty folder below a mount."""
+        return Home(Path(self.settings.work.store)).key_file.exists()
+
+    def _require_mounted(self) -> Path:
+        """The node's home as it is mounted; FilesAway, and nothing is made there, where it is not."""
+        if not self.is_mounted:
+            raise FilesAway(f"work.store {self.settings.work.store} holds no site.key: the node's home is not mounted.")
+        return Path(self.settings.work.store)
 
     def _procrastinated(self) -> Procrastinated | None:
         """The carrier that reaches other hosts, where it is asked for; ConfigFault where its package is missing."""
@@ -310,6 +336,27 @@ class Station:
             gone += self.predictions.remove(name)
         return gone
 
+    def rooms(self) -> list[Room]:
+        """The file systems under this home, each once, but for the spool's on the node itself: that is its door's."""
+        known = set() if self.settings.work.host else {_device(self.root / "spool")}
+        wanted = {"": self.settings.listener.reserve_free_mb, "spool": self.settings.listener.reserve_free_mb}
+        found = []
+        for name in ("", *Place):
+            folder = self.home.root / name
+            if (device := _device(folder)) not in {None, *known}:
+                known.add(device)
+                room = wanted.get(name, RESULTS_MB) * MEGABYTE
+                found.append(Room(self._disk_name(name), _free_bytes(folder), room))
+        return found
+
+    def _disk_name(self, folder: str) -> str:
+        host = self.settings.work.host
+        return f"{folder or 'home'}@{host}"[:64] if host else folder or "home"
+
+    def disk_watch(self) -> DiskWatch:
+        """Who looks at them."""
+        return DiskWatch(DiskLedger(self.sessions), self.rooms, utc_now)
+
     def janitor(self) -> Janitor:
         """Clears what crashes left."""
         return Janitor(RetentionLedger(self.sessions), self.shelves, self.predictions, utc_now)
@@ -359,15 +406,33 @@ class Station:
     def take(self, role: str) -> FileLock:
         """The role's lock, and the ledger signed: MomentFault where the role runs, ConfigFault on another's ledger.
 
-        A further worker host has a home of its own and signs nothing: the node has.
+        A further worker host has a home of its own and signs nothing: the node has, by the key in the home mounted.
         """
         if not self.settings.work.host:
             sign(self.sessions, self.home.site_key(), utc_now())
+        elif self.settings.work.store:
+            require_signed(self.sessions, Home(self.root).key_file.read_text("ascii"))
         return self.home.lock(role)
 
     def close(self) -> None:
         """Let go of the ledger."""
         self.engine.dispose()
+
+
+def _device(folder: Path) -> int | None:
+    """By which file systems are told apart; None where there is no such folder."""
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None
+
+
+def _free_bytes(folder: Path) -> int:
+    """A disk that does not even answer has no room."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 class ReceiveRole:
@@ -480,6 +545,7 @@ class WorkRole:
         self._stopping = threading.Event()
         self._in_hand: dict[str, str] = {}
         self._errand = self._station.errand()
+        self._had_files = True
         self._files = self._reach()
         self._courier = self._couriers()
         self._metronome = Metronome(self._ticks())
@@ -528,8 +594,15 @@ class WorkRole:
         return [*(self._guest() if work.host else self._house()), *lanes, beating, recovery]
 
     def _guest(self) -> list[Tick]:
-        """What a further host does besides its work: what it fetched does not stay."""
-        return [Tick("cache", self._station.forget_fetched, JANITOR_S)] if self._errand else []
+        """What a further host does besides its work: what it fetched does not stay, and its own set-up is looked at."""
+        from npc_rtnode.adapters.dicom.expiry import say_expiries
+
+        tls = self._station.settings.tls
+        return [
+            Tick("disks", self._station.disk_watch().look, DISKS_S),
+            *([Tick("cache", self._station.forget_fetched, JANITOR_S)] if self._errand else []),
+            *([Tick("certificates", lambda: say_expiries(tls, utc_now()), ALARM_S)] if tls.in_force else []),
+        ]
 
     def _house(self) -> list[Tick]:
         """What the node itself does, wherever the work is done."""
@@ -538,6 +611,7 @@ class WorkRole:
             Tick("select", self._select(), 2, wakes=("infer",)),
             Tick("commit", self._until_none(self._committer().run), 2),
             *([Tick("constancy", self._constancy().run, CONSTANCY_S)] if self._station.settings.qa.enabled else []),
+            Tick("disks", self._station.disk_watch().look, DISKS_S),
             Tick("janitor", self._station.janitor().run, JANITOR_S),
             Tick("retention", self._station.retention().run, RETENTION_S),
         ]
@@ -583,10 +657,17 @@ class WorkRole:
 
     def _reaching(self, run: _Run) -> _Run:
         """Claim nothing while the node's files cannot be had: another host may."""
-        errand = self._errand
-        if errand is None:
+        if not self._station.settings.work.host:
             return run
-        return lambda only=None: errand.is_answered() and run(only)
+        return lambda only=None: self._are_files_there() and run(only)
+
+    def _are_files_there(self) -> bool:
+        there, before = self._errand.is_answered() if self._errand else self._station.is_mounted, self._had_files
+        self._had_files = there
+        if there is not before:
+            say = logger.info if there else logger.warning
+            say("the node's files can be had again" if there else "the node's files cannot be had: nothing is begun")
+        return there
 
     def _pulse(self) -> Pulse:
         return Pulse(self._pages, self._in_hand, self._station.settings.work.silent_s, self._clock, self._lost)

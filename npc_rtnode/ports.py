@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from npc_rtnode.domain.admission import Level, Standing
 from npc_rtnode.domain.constancy import ChainOutcome, ConstancyRun
+from npc_rtnode.domain.disks import Room
 from npc_rtnode.domain.gates import GateResult
 from npc_rtnode.domain.geometry import Stack, Volume
 from npc_rtnode.domain.invariants import ClaimedInstance, ClaimedResult, Looked, ObjectFacts
@@ -473,6 +474,16 @@ class AdmissionPages(Protocol):
 
     def last(self) -> Level:
         """The level that was recorded last."""
+
+
+class DiskPages(Protocol):
+    """The ledger as who looks at disks needs it."""
+
+    def disk_changed(self, room: Room, low: bool, now: datetime) -> None:
+        """It has become low, or has room again."""
+
+    def low(self) -> set[str]:
+        """The disks of which that was told last."""
 
 
 class Shelf(Protocol):

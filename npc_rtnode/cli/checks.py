@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
-from npc_rtnode.app import LATE_S, Home, Station
+from npc_rtnode.app import LATE_S, RESULTS_MB, Home, Station
 from npc_rtnode.cli.qa import newest
 from npc_rtnode.cli.status import admission_of
 from npc_rtnode.domain.admission import Level
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from npc_rtnode.adapters.predictor import BundlePredictor
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
-WORK_MB = 64
-"""Free space that a few results under way need; the spool has listener.reserve_free_mb for that."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def _disks(root: Path, reserve_mb: int) -> Iterator[Check]:
         yield _disk("disk of spool", spool, reserve_mb, "free space, or the node refuses instances with A700")
     for folder in (root / "work", root / "outbox"):
         if folder.is_mount():
-            yield _disk(f"disk of {folder.name}", folder, WORK_MB, "free space, or jobs wait as DISK_LOW")
+            yield _disk(f"disk of {folder.name}", folder, RESULTS_MB, "free space, or jobs wait as DISK_LOW")
 
 
 def _disk(name: str, folder: Path, wanted_mb: int, fix: str) -> Check:

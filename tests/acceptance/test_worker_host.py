@@ -1,4 +1,9 @@
-"""A further worker host, as a site runs it: `serve --only work` with a home of its own, on the node's ledger."""
+"""A further worker host, as a site runs it: `serve --only work` with a home of its own, on the node's ledger.
+
+One node, and a host for each way in which work and files can reach it: files fetched by mutual TLS or mounted, work
+told by procrastinate or looked for in PostgreSQL by the embedded carrier. (Files in the clear, which loopback alone may
+see: tests/integration/test_exchange.py.)
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,10 +21,26 @@ import pytest
 from tests.acceptance.hospital import Destination, Scanner, make_study
 from tests.acceptance.node import ROOT, Node, View, example, free_port
 from tests.acceptance.test_kill9 import assert_one_rtstruct, outcomes
+from tests.builders.certificates import Authority
 from tests.postgres import Server
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.postgres, pytest.mark.timeout(600)]
-HOST = "gpu-1"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a host gets its work, and how the node's files."""
+
+    host: str
+    engine: str
+    mounted: bool = False
+
+
+WAYS = {
+    "fetched by TLS": Way("gpu-1", "procrastinate"),
+    "mounted": Way("gpu-2", "procrastinate", mounted=True),
+    "embedded": Way("gpu-3", "embedded"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,44 +52,58 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def settings(tps: Destination, archive: Destination, server: Server, folder: Path) -> View:
-    """A node that infers nothing itself."""
+def authority(folder: Path) -> Authority:
+    """The hospital's own."""
+    return Authority(folder / "pki")
+
+
+@pytest.fixture(scope="module")
+def settings(tps: Destination, archive: Destination, server: Server, authority: Authority, folder: Path) -> View:
+    """A node that infers nothing itself, and speaks mutual TLS but for its scanner."""
     secret = folder / "secret"
     secret.write_text("s" * 48)
     secret.chmod(0o600)
-    resources = [
-        "cpu",
-        *(f"send:{destination['name']}" for destination in example(tps=tps.port, pacs=archive.port)["destinations"]),
-    ]
+    made = example(tps=tps.port, pacs=archive.port)
+    made["tls"] = certificates(authority, "node")
+    made["listener"]["peers"][0]["plaintext"] = True
+    made["listener"]["plaintext_port"] = free_port()
     work = {
         "engine": "procrastinate",
-        "resources": resources,
+        "resources": ["cpu", *(f"send:{destination['name']}" for destination in made["destinations"])],
         "listen": f"127.0.0.1:{free_port()}",
         "secret": str(secret),
         "beat_s": 1,
         "silent_s": 6,
     }
-    return {
-        **example(tps=tps.port, pacs=archive.port),
-        "database": {"url": server.url("ledger")},
-        "work": work,
-    }
+    return {**made, "database": {"url": server.url("ledger")}, "work": work}
 
 
 class Host:
     """The further host's process."""
 
-    def __init__(self, node: Node, folder: Path) -> None:
+    def __init__(self, node: Node, folder: Path, way: Way, authority: Authority) -> None:
         """Its settings are the node's, but for what makes it another host."""
         folder.mkdir(exist_ok=True)
+        self.way = way
         self.home, self._config, self._log = folder / "home", folder / "host.toml", folder / "host.log"
+        self._mount, self._node, self.nothing = folder / "mount", node.home, folder / "nothing"
+        self.nothing.mkdir(exist_ok=True)
+        self.mount()
 
         def change(settings: View) -> None:
-            work = settings["work"]
-            work |= {"node": f"http://{work.pop('listen')}", "host": HOST, "resources": ["gpu"]}
+            listen = settings["work"].pop("listen")
+            reach = {"store": str(self._mount)} if way.mounted else {"node": f"https://{listen}"}
+            settings["work"] |= {**reach, "host": way.host, "resources": ["gpu"]}
             settings["node"]["home"] = str(self.home)
+            settings["tls"] = certificates(authority, way.host)
 
         node.write_settings(self._config, change)
+
+    def mount(self, there: bool = True) -> None:
+        """The node's home where the host's settings say, or the empty folder that is left when it is not mounted."""
+        link = self._mount.with_suffix(".new")
+        link.symlink_to(self._node if there else self.nothing)
+        link.replace(self._mount)
 
     def start(self) -> None:
         """Begin serving."""
@@ -89,36 +125,69 @@ class Host:
         """What it said."""
         return self._log.read_text("utf-8", "replace")
 
+    def fetched(self) -> int:
+        """How many of the node's files lie here as well."""
+        return len(list((self.home / "spool").glob("??/*")))
+
+
+def certificates(authority: Authority, name: str) -> View:
+    """Section [tls] of whoever has this name."""
+    return authority.settings(authority.sign(name)).model_dump(include={"certificate", "key", "trusted"})
+
 
 @pytest.fixture(scope="module")
-def host(node: Node, folder: Path) -> Iterator[Host]:
-    """Up, and stopped in order in the end."""
-    made = Host(node, folder / "host")
+def scanner(node: Node, settings: View) -> Scanner:
+    """It knows no TLS."""
+    return Scanner(settings["listener"]["plaintext_port"])
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def host(request: pytest.FixtureRequest, node: Node, folder: Path, authority: Authority) -> Iterator[Host]:
+    """Up, on a node with the same engine, and stopped in order in the end."""
+    way = WAYS[request.param]
+    if way.engine == "embedded":
+        node.configure(lambda settings: settings["work"].update(engine=way.engine))
+        node.restart()
+    made = Host(node, folder / way.host, way, authority)
     made.start()
     yield made
     assert made.stop() == 0, made.told()[-3000:]
 
 
-def workers(node: Node) -> set[str]:
-    """Who has begun anything."""
-    return {str(event.detail["worker"]) for event in node.events("BEGUN")}
-
-
 def test_the_host_infers_and_the_node_does_the_rest(
     node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path
 ) -> None:
-    """Inputs are fetched, the prediction is left on the node, which writes and sends: one structure set at the TPS."""
-    study = make_study(folder / "sent", "by the host")
+    """Inputs reach the host, its prediction the node, which writes and sends: one structure set at the TPS."""
+    study = make_study(folder / "sent", f"by {host.way.host}")
     scanner.send_all(study.slices)
     node.delivered(study.uid, 400)
     assert_one_rtstruct(node, study, tps)
     begun = [(event.subject, event.from_state, event.detail["worker"]) for event in node.events("BEGUN")]
-    assert ("job", "QUEUED", HOST) in begun
+    inferred = [worker for subject, state, worker in begun if (subject, state) == ("job", "QUEUED")]
+    assert inferred[-1] == host.way.host
     assert {worker for subject, state, worker in begun if (subject, state) != ("job", "QUEUED")} == {"node"}
-    assert len(list((host.home / "spool").glob("??/*"))) == len(study.files)
+    assert host.fetched() == (0 if host.way.mounted else len(study.files))
     assert not (host.home / "site.key").exists()
 
 
+@pytest.mark.parametrize("host", ["mounted"], indirect=True)
+def test_without_the_nodes_files_nothing_is_begun(
+    node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path
+) -> None:
+    """While the mount is gone no attempt is made, and nothing written below it; with it back, the first one holds."""
+    host.mount(there=False)
+    study = make_study(folder / "sent", "without files")
+    scanner.send_all(study.slices)
+    node.wait_for(lambda: "nothing is begun" in host.told(), 60)
+    assert node.job_states(study.uid) == ["QUEUED"]
+    host.mount()
+    job = node.delivered(study.uid, 400)
+    assert outcomes(job, "infer") == ["DONE"]
+    assert_one_rtstruct(node, study, tps)
+    assert os.listdir(host.nothing) == []
+
+
+@pytest.mark.parametrize("host", ["fetched by TLS"], indirect=True)
 def test_a_killed_host_loses_nothing(node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path) -> None:
     """SIGKILL while it infers; started again it takes up its own at once, and one structure set reaches the TPS."""
     study = make_study(folder / "sent", "the host is killed")
@@ -129,5 +198,4 @@ def test_a_killed_host_loses_nothing(node: Node, host: Host, scanner: Scanner, t
     job = node.delivered(study.uid, 400)
     assert outcomes(job, "infer") == ["INTERRUPTED", "DONE"]
     assert_one_rtstruct(node, study, tps)
-    assert workers(node) == {HOST, "node"}
     assert os.listdir(host.home / "run")

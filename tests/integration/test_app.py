@@ -18,7 +18,7 @@ from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, utc_now
 from npc_rtnode.cli.checks import examine
 from npc_rtnode.cli.fsck import checker
 from npc_rtnode.domain.records import AssociationInfo, Opened
-from npc_rtnode.errors import CannotListen, ConfigFault, LedgerUnavailable, MomentFault, SchemaFault
+from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, LedgerUnavailable, MomentFault, SchemaFault
 from npc_rtnode.settings import DatabaseSettings, Settings
 from tests.fakes.pipeline import FakePredictor
 
@@ -49,6 +49,21 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigFault, match=r"node\.home .*file/home: Not a directory: give it"):
         Station(Settings.model_validate({"node": {"home": tmp_path / "file" / "home"}}))
+
+
+def test_a_home_that_is_not_mounted_is_told(tmp_path: Path) -> None:
+    """A further host makes no spool of its own in the empty folder below a mount, but says that it is empty."""
+    work = {"host": "gpu-1", "store": str(tmp_path / "mount")}
+    view = {"node": {"home": tmp_path / "home"}, "database": {"url": "postgresql://node@localhost/none"}, "work": work}
+    settings = Settings.model_validate(view)
+    (tmp_path / "mount").mkdir()
+    with pytest.raises(FilesAway, match=r"work\.store .*/mount holds no site\.key"):
+        Station(settings)
+    assert list((tmp_path / "mount").iterdir()) == []
+    Home(tmp_path / "mount").site_key()
+    made = Station(settings)
+    assert (made.root, made.is_mounted) == (tmp_path / "mount", True)
+    made.close()
 
 
 def test_a_ledger_that_cannot_be_opened_is_told(settings: Settings, tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ def sign(sessions: Sessions, site_key: str, now: datetime) -> None:
             require_ours(signed, mark)
 
 
+def require_signed(sessions: Sessions, site_key: str) -> None:
+    """ConfigFault where another home's key has signed; a ledger that nobody has signed yet is taken as it is."""
+    with sessions.reading() as session:
+        if signed := session.scalar(SIGNATURE):
+            require_ours(signed, mark_of(site_key))
+
+
 def mark_of(site_key: str) -> str:
     """What a node signs with; the key cannot be read from it."""
     return digest_of([_SUBJECT, site_key])
