@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import threading
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from npc_rtnode import log
 from npc_rtnode.domain.geometry import Volume
 from npc_rtnode.domain.prediction import FAR_OUTSIDE, T_STAGES, Band, BundleStatement, Prediction
 from npc_rtnode.domain.records import Finding
@@ -40,6 +42,7 @@ from npc_rtnode.settings import InferSettings
 if TYPE_CHECKING:
     from model.manifest import Manifest
 
+logger = log.get(__name__)
 _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the voxels are, not what they hold
     (
         "AFFINE",
@@ -57,6 +60,8 @@ _GEOMETRY_CODES: Final = frozenset(  # of model.preprocess.InputError: where the
     )
 )
 _DATA: Final = ("synthetic", "clinical")
+_ON_DEVICE: Final = re.compile(r"out of memory|cu(blas|dnn|fft|solver)\w*_(alloc_failed|not_initialized)")
+"""Torch's own words, and those of CUDA's libraries, which find no room for their workspace when they are first used."""
 _PARTING_S: Final = 3.0
 FAR: Final = 1.75
 """Beyond this many times a limit of training, or this part of it, an input is far from anything that was learned."""
@@ -150,12 +155,13 @@ class BundlePredictor:
             except InferenceOutOfMemory as error:
                 self._discard()
                 short.append(f"{machine.device} ({error.detail})")
+                logger.warning("out of memory, the next rung is tried", device=machine.device, because=error.detail)
             else:
                 return replace(_as_prediction(said, volume), ran_on=_ran(machine, short))
         raise InferenceOutOfMemory(f"Tried on {', then '.join(short)}.")
 
     def _ladder(self) -> list[Machine]:
-        """Windows are shown to the network one by one already: what can be less is what else a child had in memory."""
+        """The rungs of ADR 0022: as set up; the same in a fresh child, which has nothing else there; the CPU."""
         settings = self._settings
         wanted = Machine(settings.device, settings.threads or None, settings.engine, settings.memory_mb)
         spare = settings.cpu_fallback and settings.device != "cpu"
@@ -422,7 +428,7 @@ def _short_of_memory(error: Exception) -> str | None:
     said = str(error).lower()
     if isinstance(error, MemoryError) or "can't allocate memory" in said or "cannot allocate memory" in said:
         return "no memory"
-    return "no device memory" if "out of memory" in said else None
+    return "no device memory" if _ON_DEVICE.search(said) else None
 
 
 def _live(pipe: Connection, opener: OpenBundle, folder: Path, machine: Machine) -> None:

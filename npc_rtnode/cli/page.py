@@ -64,6 +64,7 @@ def _facts(series: View, job: View, grid: Grid) -> tuple[str, ...]:
         f"{series['modality']}, {grid.shape[0]} slices",
         f"{columns:.2f} x {rows:.2f} x {between:.2f} mm",
         f"bundle {job['bundle']}",
+        *([f"computed on {job['results']['ran_on']}"] if job["results"].get("ran_on") else []),
     )
 
 

@@ -201,6 +201,7 @@ def _result_story(results: View) -> list[str]:
     return [
         f"  model said        {results['stage']} ({shares})",
         f"  GTV               {results['volume_cc']} cc, dropped {results['dropped_cc']} cc",
+        *([f"  computed on       {results['ran_on']}"] if results.get("ran_on") else []),
         *(f"  input             {finding}" for finding in results["input_findings"]),
     ]
 

@@ -53,9 +53,11 @@ class Greedy(Echoing):
     def predict(self, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
         """As torch says it, or by taking a gigabyte."""
         if self._machine.device.startswith("cuda"):
-            with (Path(os.environ["NPC_RTNODE_TEST_TRIES"])).open("a") as tries:
+            with Path(os.environ.get("NPC_RTNODE_TEST_TRIES", os.devnull)).open("a") as tries:
                 tries.write(f"{os.getpid()}\n")
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise RuntimeError(
+                os.environ.get("NPC_RTNODE_TEST_SAYS", "CUDA out of memory. Tried to allocate 20.00 MiB.")
+            )
         if voxels.flat[0] == 7:
             np.ones(1 << 27).sum()
         return Answer(voxels, affine)

@@ -208,6 +208,7 @@ class FakePredictor:
     error: Exception | None = None
     bundle: BundleStatement = STATEMENT
     roles: tuple[str, ...] = ("t1c",)
+    ran_on: str = ""
 
     def inputs(self) -> tuple[str, ...]:
         """As set."""
@@ -224,7 +225,7 @@ class FakePredictor:
         mask = np.zeros(volume.voxels.shape, bool)
         if not self.empty:
             mask[4:8, 6:10, 6:10] = True
-        return prediction_of(mask, (0.1, 0.6, 0.2, 0.1))
+        return replace(prediction_of(mask, (0.1, 0.6, 0.2, 0.1)), ran_on=self.ran_on)
 
     def close(self) -> None:
         """Nothing to end."""

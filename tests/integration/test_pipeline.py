@@ -904,6 +904,16 @@ class TestInfer:
         assert self.store.load(job["work_key"]) is not None
         assert (job["results"]["stage"], job["results"]["volume_cc"]) == ("T2", 0.32)  # 64 voxels of 5 mm3
 
+    @pytest.mark.parametrize("empty", [False, True])
+    def test_where_it_was_computed_is_recorded(self, ledger: Ledger, empty: bool) -> None:
+        """The rung that answered, and those that had too little memory: in the results and in the chain of events."""
+        ran = "cpu, after out of memory on cuda (no device memory)"
+        assert self.run(ledger, FakePredictor(empty=empty, ran_on=ran)) == ("HELD" if empty else "PREDICTED")
+        assert newest_job(ledger)["results"]["ran_on"] == ran
+        told = [event["detail"].get("ran_on") for event in ledger.queries.history(ledger.study())]
+        assert told[-1] == ran
+        assert ledger.queries.chain_is_whole()
+
     def test_an_empty_mask_is_held_and_nobody_may_release_it(self, ledger: Ledger) -> None:
         """No outline is never "no tumour"."""
         assert self.run(ledger, FakePredictor(empty=True)) == "HELD"

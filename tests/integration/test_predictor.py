@@ -170,14 +170,39 @@ def test_a_dead_child_is_a_crash(start: Callable[..., BundlePredictor], wish: in
 
 
 def test_what_is_too_much_for_the_gpu_is_done_on_the_cpu(
-    start: Callable[..., BundlePredictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., BundlePredictor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """CUDA out of memory, injected in the child: again in a fresh child, then on the CPU, and the answer says so."""
+    """CUDA out of memory, injected in the child: a fresh child, then the CPU; the answer and the log say each rung."""
     tries = tmp_path / "tries"
     monkeypatch.setenv("NPC_RTNODE_TEST_TRIES", str(tries))
     said = ask(start(bundles.open_greedy, device="cuda"))
     assert said.ran_on == "cpu, after out of memory on cuda (no device memory), then cuda (no device memory)"
     assert len(set(tries.read_text().split())) == 2, "the second try had a process of its own"
+    assert capsys.readouterr().out.count("out of memory, the next rung is tried") == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 21.56 MiB",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "CUDA error: an illegal memory access was encountered",
+    ],
+)
+def test_every_word_for_a_full_card_is_known(
+    start: Callable[..., BundlePredictor], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """As a card that another program had filled said them (the first three); any other error of CUDA is a crash."""
+    monkeypatch.setenv("NPC_RTNODE_TEST_SAYS", said)
+    wanted = InferenceCrashed if "illegal" in said else InferenceOutOfMemory
+    with pytest.raises(wanted):
+        ask(start(bundles.open_greedy, device="cuda", cpu_fallback=False))
 
 
 def test_out_of_memory_without_leave_for_the_cpu(

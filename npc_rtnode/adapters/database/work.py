@@ -104,7 +104,7 @@ class WorkLedger:
             row.results = {**row.results, **results}
             row.due_at, row.attempts, row.crashes = now, 0, 0
             bring_back(session, Place.WORK, row.work_key, now)
-            _end(session, row, lease, Event.DONE, Note(now))
+            _end(session, row, lease, Event.DONE, Note(now, detail=_where(results)))
 
     def held(self, lease: Lease, holds: Sequence[Finding], results: dict[str, Any], now: datetime) -> None:
         """The work stops here until a person decides; no object exists, so none can be released."""
@@ -112,7 +112,7 @@ class WorkLedger:
             row = _fenced_job(session, lease)
             row.results = {**row.results, **results}
             row.reasons, row.releasable = [str(hold) for hold in holds], False
-            _end(session, row, lease, Event.HELD, Note(now, detail={"reasons": row.reasons}))
+            _end(session, row, lease, Event.HELD, Note(now, detail={"reasons": row.reasons, **_where(results)}))
 
     def commit_result(self, lease: Lease, result: ResultToCommit, now: datetime) -> JobState:
         """Objects, what is owed, and the job's state in one transaction; WRITTEN or HELD."""
@@ -213,6 +213,11 @@ class WorkLedger:
                 move(session, row, Event.CANCELLED, Note(now))
                 settle(session, row.object.job, now)
             return len(rows)
+
+
+def _where(results: Mapping[str, Any]) -> dict[str, Any]:
+    """On what it was computed, for the journal: the results themselves may be overwritten by a later try."""
+    return {"ran_on": results["ran_on"]} if results.get("ran_on") else {}
 
 
 def _narrowed(query: Select[Any], table: type[WorkRow], only: int | None) -> Select[Any]:
