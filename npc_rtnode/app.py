@@ -69,7 +69,7 @@ from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.retention import Days, Place
 from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, MomentFault, PeerBusy, Unreachable
+from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, MomentFault, PeerBusy, TlsFailed, Unreachable
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
@@ -280,7 +280,7 @@ class Station:
             raise ConfigFault(f"the rule set {rules.name} chooses {rules.role} series, the bundle wants {wanted}")
         return Policy(
             rules=rules,
-            npc_called_aes=frozenset(c.ae_title for c in settings.listening.called if c.indication == "npc"),
+            npc_called_aes=frozenset(c.ae_title for c in settings.listening().called if c.indication == "npc"),
             indication_text=settings.select.indication_text,
             bundle=predictor.statement,
             settings_hash=content_hash(settings),
@@ -457,7 +457,9 @@ class ReceiveRole:
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
         commitments = Requests(CommitmentLedger(self._station.sessions), utc_now, self._replayer.run)
-        self._listener = Listener(settings.listening, sink, self._congestion, credentials, commitments)
+        self._listener = Listener(
+            settings.listening(_own_names(settings)), sink, self._congestion, credentials, commitments
+        )
         alarm = [Tick("certificates", lambda: say_expiries(settings.tls, utc_now()), ALARM_S)] if credentials else []
         self._metronome = Metronome([Tick("admission", self._door.look, ADMISSION_S), *alarm])
 
@@ -799,22 +801,41 @@ def _send_to_ourselves(station: Station, files: Sequence[Path]) -> None:
     """C-STORE over the wire, as any sender; raises a PeerError where not every instance was taken."""
     from npc_rtnode.adapters.dicom.sender import send_files
 
-    title = station.settings.qa.ae_title
-    us = Destination(name="ourselves", ae_title=title, host=station.settings.own_host, port=_own_port(station))
-    lost = [one.error or f"status 0x{one.status or 0:04X}" for one in send_files(files, us, title) if not one.stored]
+    settings, title = station.settings, station.settings.qa.ae_title
+    us = Destination(
+        name="ourselves",
+        ae_title=title,
+        host=settings.own_host,
+        port=_own_port(station),
+        tls=settings.calls_itself_by_tls,
+        certificates=tuple(_own_names(settings)),
+    )
+    outcomes = send_files(files, us, title, settings.tls)
+    lost = [one.error or f"status 0x{one.status or 0:04X}" for one in outcomes if not one.stored]
     if lost:
         raise PeerBusy(f"{len(lost)} of {len(files)} instances of the phantom were not taken: {lost[0]}")
 
 
 def _own_port(station: Station) -> int:
-    """Where the receiver says that it listens; with TLS the plain port of this machine."""
-    if station.settings.tls.in_force and station.settings.listener.plaintext_port:
-        return station.settings.listener.plaintext_port
+    """Where the receiver says that it listens; with TLS the plain port of this machine, where it has one."""
     try:
         said = json.loads(station.home.listener_file.read_text("ascii"))
     except (OSError, ValueError):
         raise Unreachable("the receiver does not listen") from None
-    return int(said["ports"][-1] if station.settings.tls.in_force else said["port"])
+    return int(said["ports"][-1])
+
+
+def _own_names(settings: Settings) -> Collection[str]:
+    """By what our own certificate is known where the phantom comes by TLS; none, and it is told, where it cannot be."""
+    from npc_rtnode.adapters.dicom.tls import names_of_ours
+
+    if not (settings.qa.enabled and settings.calls_itself_by_tls):
+        return ()
+    try:
+        return names_of_ours(settings.tls)
+    except TlsFailed as error:
+        logger.error("the constancy phantom cannot come by TLS", because=error.detail)
+        return ()
 
 
 def _write_atomically(path: Path, value: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Collection
 from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -625,19 +626,22 @@ class Settings(_Section):
             raise ValueError(
                 f"qa.destination {self.qa.destination} is no test system: set test = true, or name another"
             )
-        if self.tls.in_force and self.listener.plaintext_port < 0:
-            raise ValueError("qa.enabled: with [tls] the phantom comes by listener.plaintext_port, which is not set")
         return self
 
-    @property
-    def listening(self) -> ListenerSettings:
-        """The listener's settings in force: with constancy, its AE title too, for callers on this machine alone."""
+    def listening(self, own_names: Collection[str] = ()) -> ListenerSettings:
+        """The listener's settings in force: with constancy, its AE title too, for callers on this machine alone, and
+        where they call by TLS, with a certificate of these names, which are this node's own."""
         if not self.qa.enabled:
             return self.listener
-        title = self.qa.ae_title
-        own = Peer(ae_title=title, networks=_own_networks(self.own_host), plaintext=self.tls.in_force)
+        title, clear, names = self.qa.ae_title, self.tls.in_force and not self.calls_itself_by_tls, tuple(own_names)
+        own = Peer(ae_title=title, networks=_own_networks(self.own_host), plaintext=clear, certificates=names)
         called = (*self.listener.called, CalledAE(ae_title=title, indication="npc"))
         return self.listener.model_copy(update={"called": called, "peers": (*self.listener.peers, own)})
+
+    @property
+    def calls_itself_by_tls(self) -> bool:
+        """Whether the phantom comes by TLS: where there is no other port."""
+        return self.tls.in_force and self.listener.plaintext_port < 0
 
     @property
     def own_host(self) -> str:

@@ -51,6 +51,7 @@ def examine(settings: Settings, golden: bool) -> list[Check]:
         *_bundle(settings.infer, golden),
         _libraries(),
         *_certificates(settings.tls),
+        *_way_of_the_phantom(settings),
         *_destinations(settings),
         _clock(settings),
     ]
@@ -226,6 +227,21 @@ def _certificates(tls: TlsSettings) -> Iterator[Check]:
         return
     if os.stat(tls.key).st_mode & 0o077:
         yield Check("tls.key", WARNING, "others than the node's user may read the private key", "chmod 600")
+
+
+def _way_of_the_phantom(settings: Settings) -> Iterator[Check]:
+    """Where constancy calls this node by TLS: whether the node would trust itself."""
+    from npc_rtnode.adapters.dicom.tls import names_of_ours
+
+    if not (settings.qa.enabled and settings.calls_itself_by_tls):
+        return
+    fix = "have tls.trusted name the authority of tls.certificate, or set listener.plaintext_port"
+    try:
+        names_of_ours(settings.tls)
+    except NodeError as error:
+        yield Check("constancy by TLS", FAULT, _coded(error), fix)
+    else:
+        yield Check("constancy by TLS", GOOD, "the phantom comes with this node's own certificate")
 
 
 def _expiry(one: Expiry, warn_days: int) -> Check:

@@ -80,7 +80,14 @@ def test_why_tells_values_rules_and_hashes(node: Node, done: Study) -> None:
     text = node.cli("why", done.uid).stdout
     for value in (job["work_key"], job["bundle_hash"], job["settings_hash"], series["rules_hash"]):
         assert value[:12] in text
-    for words in ("Gadolinium (simulated)", "gate pass", "SENT 0x0000", "WRITTEN -> DELIVERED"):
+    for words in (
+        "Gadolinium (simulated)",
+        "computed on       cpu",
+        "ran_on=cpu",
+        "gate pass",
+        "SENT 0x0000",
+        "WRITTEN -> DELIVERED",
+    ):
         assert words in text
 
 

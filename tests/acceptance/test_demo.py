@@ -23,5 +23,5 @@ def test_the_demo_holds(tmp_path: Path) -> None:
     assert (said.returncode, report["ok"]) == (0, True)
     kept = {str(path.relative_to(tmp_path / "kept").parent) for path in (tmp_path / "kept").rglob("*.dcm")}
     assert kept == {"tps", "pacs"}
-    assert (tmp_path / "kept" / "study.html").stat().st_size > 1000
+    assert "computed on cpu" in (tmp_path / "kept" / "study.html").read_text("utf-8")
     assert (tmp_path / "kept" / "study.png").read_bytes().startswith(b"\x89PNG")

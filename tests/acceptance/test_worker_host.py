@@ -58,7 +58,18 @@ def authority(folder: Path) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def settings(tps: Destination, archive: Destination, server: Server, authority: Authority, folder: Path) -> View:
+def fault(folder: Path) -> Iterator[Path]:
+    """Made, it breaks the courier of the node's worker at its next look (tests/fakes/faults)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "fakes" / "faults"), prepend=os.pathsep)
+        patch.setenv("NPC_RTNODE_TEST_FAULT", str(folder / "fault"))
+        yield folder / "fault"
+
+
+@pytest.fixture(scope="module")
+def settings(
+    tps: Destination, archive: Destination, server: Server, authority: Authority, folder: Path, fault: Path
+) -> View:
     """A node that infers nothing itself, and speaks mutual TLS but for its scanner."""
     secret = folder / "secret"
     secret.write_text("s" * 48)
@@ -199,3 +210,32 @@ def test_a_killed_host_loses_nothing(node: Node, host: Host, scanner: Scanner, t
     assert outcomes(job, "infer") == ["INTERRUPTED", "DONE"]
     assert_one_rtstruct(node, study, tps)
     assert os.listdir(host.home / "run")
+
+
+@pytest.mark.parametrize("host", ["fetched by TLS"], indirect=True)
+@pytest.mark.parametrize("broken", ["killed", "faulty"])
+def test_a_courier_that_ends_in_mid_send(
+    node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path, fault: Path, broken: str
+) -> None:
+    """The worker is killed, or ends of a fault in its courier, with an object in the TPS's hands: the supervisor says
+    so and starts it again, and one object has gone out; after a fault it is not even sent twice, for what is under way
+    is waited for."""
+    study, victim = make_study(folder / "sent", f"the courier is {broken}"), node.role_pid("work")
+    tps.in_hand.clear(), tps.go_on.clear()
+    scanner.send_all(study.slices)
+    node.wait_for(tps.in_hand.is_set, 200)
+    if broken == "killed":
+        node.kill9("work")
+    else:
+        fault.touch()
+        node.wait_for(lambda: not fault.exists(), 60)
+    tps.go_on.set()
+    node.wait_for(lambda: node.is_up() and victim not in node.pids("work"), 60)
+    assert_one_rtstruct(node, study, tps)
+    sent = node.delivery(study.uid, "tps")
+    assert sent is not None
+    ended = ["INTERRUPTED", "DONE"] if broken == "killed" else ["DONE"]
+    assert [attempt["outcome"] for attempt in sent["attempts"]] == ended
+    assert len(tps.of_study(study.uid)) == len(ended), "what the TPS could not acknowledge it has all the same"
+    told = [line for line in node.log_text().splitlines() if "role died, it is started again" in line]
+    assert '"code": -9' in told[-1] if broken == "killed" else "the courier ended" in node.log_text()

@@ -185,21 +185,29 @@ def test_no_destination_is_a_test_system_unless_it_says_so(tmp_path: Path) -> No
         ('[qa]\nenabled = true\ndestination = "nobody"\n', "no destination is called 'nobody'"),
         ('[qa]\nenabled = true\nae_title = "NPC_RTNODE"\n', "constancy needs one of its own"),
         ('[qa]\nat = "24:00"\n', "qa.at"),
-        ('[qa]\nenabled = true\n[tls]\ncertificate = "a"\nkey = "b"\ntrusted = "c"\n', "plaintext_port"),
     ],
 )
 def test_constancy_that_could_reach_a_patient_or_nobody_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    """A clinical destination, one that is not there, a title of the clinic's, no hour of the day, TLS without a way."""
+    """A clinical destination, one that is not there, a title of the clinic's, no hour of the day."""
     with pytest.raises(ConfigFault, match=words):
         load_settings(write(tmp_path, text), {})
 
 
 def test_the_constancy_title_is_taken_from_this_machine_alone() -> None:
     """With it enabled the listener knows one more peer and one more called title; without it, none."""
-    assert Settings().listening == Settings().listener
-    there = Settings.model_validate({"qa": {"enabled": True}, "listener": {"host": "127.0.0.1"}}).listening
+    assert Settings().listening() == Settings().listener
+    there = Settings.model_validate({"qa": {"enabled": True}, "listener": {"host": "127.0.0.1"}}).listening()
     assert [(one.ae_title, one.networks) for one in there.peers] == [("NPC_QA", ("127.0.0.1/32", "127.0.0.0/8"))]
     assert there.called[-1].model_dump() == {"ae_title": "NPC_QA", "indication": "npc", "priority": 80}
+
+
+@pytest.mark.parametrize(("port", "clear"), [(-1, False), (0, True)])
+def test_the_phantom_comes_in_the_clear_only_where_there_is_such_a_port(port: int, clear: bool) -> None:
+    """With [tls], by listener.plaintext_port if it is set, and else with this node's own certificate."""
+    tls, listener = {"certificate": "a", "key": "b", "trusted": "c"}, {"plaintext_port": port}
+    settings = Settings.model_validate({"qa": {"enabled": True}, "tls": tls, "listener": listener})
+    peer = settings.listening(["dns:node"]).peers[-1]
+    assert (peer.plaintext, settings.calls_itself_by_tls, peer.certificates) == (clear, not clear, ("dns:node",))
 
 
 PG: dict[str, object] = {"database": {"url": "postgresql+psycopg://u@127.0.0.1/x"}}

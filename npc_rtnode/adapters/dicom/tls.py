@@ -12,6 +12,7 @@ import hashlib
 import ssl
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2 (RFC 9325 4.2); those of TLS 1.3 are AEAD by definition."""
 HANDSHAKE_S: Final = 4.0
 """A caller has this long for its whole handshake (intake.md 1.2, row 14)."""
+
+_TURNS: Final = 4
+"""So often each side speaks in a handshake at most, with one turn to spare."""
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -158,7 +162,25 @@ def shake_hands(connection: Any, context: ssl.SSLContext) -> tuple[ssl.SSLSocket
         raise TlsFailed(f"{_said(error)}.") from None
 
 
-def names_shown(connection: ssl.SSLSocket) -> frozenset[str]:
+def names_of_ours(settings: TlsSettings) -> frozenset[str]:
+    """By what our own certificate can be bound, as it shows in a handshake with ourselves, without any network.
+
+    Raises TlsFailed where we would not trust ourselves (`trusted` has not our authority, or the certificate is not for
+    both sides), ConfigFault where the files cannot be read.
+    """
+    to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+    calling = client_context(settings, ("ourselves",), []).wrap_bio(to_us, to_them)
+    called = server_context(settings).wrap_bio(to_them, to_us, server_side=True)
+    try:
+        for side in (calling, called) * _TURNS:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        return names_shown(called)
+    except OSError as error:
+        raise TlsFailed(f"Of our own certificate: {_said(error)}.") from None
+
+
+def names_shown(connection: ssl.SSLSocket | ssl.SSLObject) -> frozenset[str]:
     """By what the peer's certificate can be bound: `sha256:…`, `dns:…`, `ip:…`; nothing without a certificate."""
     encoded, said = connection.getpeercert(True), connection.getpeercert()
     if not encoded or not said:
