@@ -309,10 +309,12 @@ class Station:
             return None
         return Errand(work.node, Secret(Path(work.secret)), self._tls_to_node())
 
-    def _tls_to_node(self) -> ssl.SSLContext | None:
-        from npc_rtnode.adapters.dicom.tls import client_context
+    def _tls_to_node(self) -> Callable[[], ssl.SSLContext] | None:
+        """By the certificates as they are at each request: a renewed one is shown without a restart."""
+        from npc_rtnode.adapters.dicom.tls import Credentials, client_context
 
-        return client_context(self.settings.tls, (), []) if self.settings.tls.in_force else None
+        tls = self.settings.tls
+        return Credentials(tls, lambda tls: client_context(tls, (), [])).context if tls.in_force else None
 
     def counter(self) -> Counter | None:
         """Where further hosts fetch files and leave results; None where nobody does."""

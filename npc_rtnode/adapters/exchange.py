@@ -262,7 +262,7 @@ class Errand:
 
     url: str
     secret: Secret
-    context: ssl.SSLContext | None
+    context: Callable[[], ssl.SSLContext] | None
     timeout_s: float = 30.0
 
     def hello(self) -> None:
@@ -312,7 +312,8 @@ class Errand:
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=self.timeout_s, context=self.context)
+            context = self.context() if self.context else None
+            return http.client.HTTPSConnection(host, port, timeout=self.timeout_s, context=context)
         return http.client.HTTPConnection(host, port, timeout=self.timeout_s)
 
     def _believed(self, answer: http.client.HTTPResponse, path: str, came: str | None) -> str:

@@ -193,7 +193,7 @@ def _errand(folder: Path, owner: str) -> Errand | None:
         return None
     said = json.loads((folder / f"reach-{owner}.json").read_text())
     context = client_context(TlsSettings.model_validate(said["tls"]), said["bound"], [])
-    return Errand(said["node"], Secret(folder / "secret"), context, timeout_s=5)
+    return Errand(said["node"], Secret(folder / "secret"), lambda: context, timeout_s=5)
 
 
 def serve_files(order: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,11 @@ from npc_rtnode.adapters.exchange import (
 )
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.adapters.spool import FileSpool
+from npc_rtnode.app import Station
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, NotFound
+from npc_rtnode.settings import Settings
 from tests.builders.certificates import Authority
 from tests.builders.outputs import ball, bundle_statement, prediction_of
 from tests.builders.workers import wait_for
@@ -55,7 +57,8 @@ class Node:
 
     def errand(self, scheme: str = "http", context: ssl.SSLContext | None = None, said: Secret | None = None) -> Errand:
         """A host that knows the way."""
-        return Errand(f"{scheme}://127.0.0.1:{self.counter.port}", said or self.secret, context, 10)
+        made = (lambda: context) if context else None
+        return Errand(f"{scheme}://127.0.0.1:{self.counter.port}", said or self.secret, made, 10)
 
 
 @pytest.fixture
@@ -225,6 +228,23 @@ def test_a_node_that_is_not_there_is_told(node: Node) -> None:
     assert caught.value.transient
     node.counter = Counter(("127.0.0.1", 0), Rooms({}, node.folder), node.secret, None)
     node.counter.start()
+
+
+def test_a_renewed_certificate_of_a_host_needs_no_restart(tmp_path: Path) -> None:
+    """A host whose certificate has ended is not served; with the file replaced, its next request is."""
+    ours = Authority(tmp_path / "ours")
+    tls, lapsed = ours.settings(ours.sign("node")), ours.sign("host", days=-1)
+    node = Node(tmp_path, lambda: server_context(tls))
+    reach = {"host": "gpu-1", "node": f"https://127.0.0.1:{node.counter.port}", "secret": str(tmp_path / "secret-sss")}
+    database = {"url": "postgresql://node@localhost/none"}
+    view = {"node": {"home": tmp_path / "host"}, "database": database, "tls": ours.settings(lapsed), "work": reach}
+    with closing(Station(Settings.model_validate(view))) as station:
+        errand = station.errand()
+        assert errand is not None
+        assert not errand.is_answered()
+        ours.sign("host")
+        assert errand.is_answered()
+    node.counter.stop()
 
 
 def test_with_certificates_both_show_theirs(tmp_path: Path) -> None:

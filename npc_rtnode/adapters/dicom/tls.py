@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,11 +38,13 @@ _Stamp = tuple[tuple[int, int, int], ...]
 class Credentials:
     """Our certificate and whom we trust, as contexts that follow the files."""
 
-    def __init__(self, settings: TlsSettings) -> None:
-        """Reads the files; raises ConfigFault when they are missing, unreadable or no pair."""
+    def __init__(self, settings: TlsSettings, make: Callable[[TlsSettings], ssl.SSLContext] | None = None) -> None:
+        """Reads the files; raises ConfigFault when they are missing, unreadable or no pair. For callers, unless `make`
+        says otherwise."""
         self._settings = settings
+        self._make = make or server_context
         self._lock = threading.Lock()
-        self._tried, self._context = self._stamp(), server_context(settings)
+        self._tried, self._context = self._stamp(), self._make(settings)
 
     def context(self) -> ssl.SSLContext:
         """For the next caller: by the files as they are now, or as they last were in order."""
@@ -54,7 +56,7 @@ class Credentials:
 
     def _read_again(self) -> None:
         try:
-            self._context = server_context(self._settings)
+            self._context = self._make(self._settings)
         except ConfigFault as error:
             logger.error("new certificates cannot be used, the old ones stay in force", because=error.detail)
         else:
