@@ -7,6 +7,7 @@ and asks the other for one.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def settings(tps: Storescp, unstarted: Orthanc, pairs: dict[str, Pair], authorit
     for remote in [*made["destinations"], *made["archives"]]:
         remote |= {"tls": True, "certificates": shown[remote["name"]]}
     made["archives"][0] |= {"port": unstarted.port, "answers_for": ["PACS"]}
+    made["qa"] = {"enabled": True, "at": ""}
     return made
 
 
@@ -181,6 +183,13 @@ def test_another_certificate_is_no_pacs_and_what_is_owed_waits(
     pacs.up()
     node.delivered(routed.uid, 240)
     assert pacs.send("node", found)["FailedInstancesCount"] == 0
+
+
+def test_the_constancy_phantom_comes_by_tls(node: Node) -> None:
+    """`qa run` on a node without any other port: it calls itself with its own certificate, and the run passes."""
+    done = node.cli("qa", "run", "--json")
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "PASSED"), f"{done.stdout}{done.stderr}"
+    assert node.associations()[-1].calling_ae == "NPC_QA"
 
 
 def _last_errors(node: Node, study: Study) -> set[Any]:

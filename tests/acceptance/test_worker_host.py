@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.hospital import Destination, Scanner, make_study
+from tests.acceptance.hospital import Destination, Scanner, Study, make_study
 from tests.acceptance.node import ROOT, Node, View, example, free_port
 from tests.acceptance.test_kill9 import assert_one_rtstruct, outcomes
 from tests.builders.certificates import Authority
@@ -106,7 +106,7 @@ class Host:
             reach = {"store": str(self._mount)} if way.mounted else {"node": f"https://{listen}"}
             settings["work"] |= {**reach, "host": way.host, "resources": ["gpu"]}
             settings["node"]["home"] = str(self.home)
-            settings["tls"] = certificates(authority, way.host)
+            settings["tls"] = certificates(authority, way.host, days=20)
 
         node.write_settings(self._config, change)
 
@@ -141,9 +141,9 @@ class Host:
         return len(list((self.home / "spool").glob("??/*")))
 
 
-def certificates(authority: Authority, name: str) -> View:
+def certificates(authority: Authority, name: str, days: float = 365) -> View:
     """Section [tls] of whoever has this name."""
-    return authority.settings(authority.sign(name)).model_dump(include={"certificate", "key", "trusted"})
+    return authority.settings(authority.sign(name, days)).model_dump(include={"certificate", "key", "trusted"})
 
 
 @pytest.fixture(scope="module")
@@ -165,20 +165,29 @@ def host(request: pytest.FixtureRequest, node: Node, folder: Path, authority: Au
     assert made.stop() == 0, made.told()[-3000:]
 
 
-def test_the_host_infers_and_the_node_does_the_rest(
-    node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path
-) -> None:
-    """Inputs reach the host, its prediction the node, which writes and sends: one structure set at the TPS."""
-    study = make_study(folder / "sent", f"by {host.way.host}")
-    scanner.send_all(study.slices)
-    node.delivered(study.uid, 400)
+def assert_done_by(host: Host, node: Node, study: Study, tps: Destination) -> None:
+    """The host inferred, the node did the rest, one structure set is at the TPS; a host has its inputs, and no key."""
     assert_one_rtstruct(node, study, tps)
     begun = [(event.subject, event.from_state, event.detail["worker"]) for event in node.events("BEGUN")]
-    inferred = [worker for subject, state, worker in begun if (subject, state) == ("job", "QUEUED")]
-    assert inferred[-1] == host.way.host
+    assert [worker for subject, state, worker in begun if (subject, state) == ("job", "QUEUED")][-1] == host.way.host
     assert {worker for subject, state, worker in begun if (subject, state) != ("job", "QUEUED")} == {"node"}
     assert host.fetched() == (0 if host.way.mounted else len(study.files))
     assert not (host.home / "site.key").exists()
+    assert "a certificate ends soon" in host.told()
+
+
+@pytest.mark.parametrize("host", ["fetched by TLS"], indirect=True)
+def test_a_killed_host_loses_nothing(node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path) -> None:
+    """SIGKILL while it infers what it has fetched; started again it takes up its own at once."""
+    study = make_study(folder / "sent", "the host is killed")
+    scanner.send_all(study.slices)
+    node.wait_for(lambda: node.job_states(study.uid) == ["PREDICTING"], 200)
+    host.kill()
+    host.start()
+    job = node.delivered(study.uid, 400)
+    assert outcomes(job, "infer") == ["INTERRUPTED", "DONE"]
+    assert_done_by(host, node, study, tps)
+    assert os.listdir(host.home / "run")
 
 
 @pytest.mark.parametrize("host", ["mounted"], indirect=True)
@@ -186,6 +195,7 @@ def test_without_the_nodes_files_nothing_is_begun(
     node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path
 ) -> None:
     """While the mount is gone no attempt is made, and nothing written below it; with it back, the first one holds."""
+    node.wait_for((host.home / "run" / "work.lock").exists, 60)
     host.mount(there=False)
     study = make_study(folder / "sent", "without files")
     scanner.send_all(study.slices)
@@ -194,22 +204,8 @@ def test_without_the_nodes_files_nothing_is_begun(
     host.mount()
     job = node.delivered(study.uid, 400)
     assert outcomes(job, "infer") == ["DONE"]
-    assert_one_rtstruct(node, study, tps)
+    assert_done_by(host, node, study, tps)
     assert os.listdir(host.nothing) == []
-
-
-@pytest.mark.parametrize("host", ["fetched by TLS"], indirect=True)
-def test_a_killed_host_loses_nothing(node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path) -> None:
-    """SIGKILL while it infers; started again it takes up its own at once, and one structure set reaches the TPS."""
-    study = make_study(folder / "sent", "the host is killed")
-    scanner.send_all(study.slices)
-    node.wait_for(lambda: node.job_states(study.uid) == ["PREDICTING"], 200)
-    host.kill()
-    host.start()
-    job = node.delivered(study.uid, 400)
-    assert outcomes(job, "infer") == ["INTERRUPTED", "DONE"]
-    assert_one_rtstruct(node, study, tps)
-    assert os.listdir(host.home / "run")
 
 
 @pytest.mark.parametrize("host", ["fetched by TLS"], indirect=True)
@@ -239,3 +235,14 @@ def test_a_courier_that_ends_in_mid_send(
     assert len(tps.of_study(study.uid)) == len(ended), "what the TPS could not acknowledge it has all the same"
     told = [line for line in node.log_text().splitlines() if "role died, it is started again" in line]
     assert '"code": -9' in told[-1] if broken == "killed" else "the courier ended" in node.log_text()
+
+
+@pytest.mark.parametrize("host", ["embedded"], indirect=True)
+def test_a_host_that_looks_for_its_work_itself(
+    node: Node, host: Host, scanner: Scanner, tps: Destination, folder: Path
+) -> None:
+    """Without procrastinate, node and host find what waits in PostgreSQL's rows."""
+    study = make_study(folder / "sent", "looked for")
+    scanner.send_all(study.slices)
+    node.delivered(study.uid, 400)
+    assert_done_by(host, node, study, tps)
