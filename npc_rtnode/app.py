@@ -455,7 +455,7 @@ class ReceiveRole:
         reader, spool = InstanceReader(), self._station.spool
         self._replayer = Replayer(journal, self._intake, spool, reader, utc_now, lambda: ring(bell))
         journal.stirred = self._replayer.stir
-        sink = Receiver(spool, journal, reader, utc_now, self._replayer.entered)
+        sink = Receiver(spool, journal, reader, utc_now, self._replayer.entered, self._replayer.hasten)
         self._door = self._station.gatekeeper()
         credentials = Credentials(settings.tls) if settings.tls.in_force else None
         commitments = Requests(CommitmentLedger(self._station.sessions), utc_now, self._replayer.run)

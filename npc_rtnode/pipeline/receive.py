@@ -56,13 +56,17 @@ class Receiver:
         reader: DatasetReader,
         clock: Clock,
         entered: Callable[[int], StoreOutcome],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """`entered` waits until the ledger has the record of that number; raises LedgerUnavailable."""
+        """`entered` waits until the ledger has the record of that number; raises LedgerUnavailable. `ended` is called
+        when the end of an association has been noted.
+        """
         self._spool = spool
         self._notes = notes
         self._reader = reader
         self._clock = clock
         self._entered = entered
+        self._ended = ended
         self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
 
     def opened(self, association: AssociationInfo) -> None:
@@ -78,6 +82,7 @@ class Receiver:
         """An association ended."""
         refused = self._refused.pop(association.association_id, [])
         self._note(Ended(self._clock(), association, how, tuple(refused)))
+        self._ended()
 
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance is announced."""
