@@ -59,7 +59,7 @@ class Receiver:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         """`entered` waits until the ledger has the record of that number; raises LedgerUnavailable. `ended` is called
-        when the end of an association has been noted.
+        when an association's end has been noted and no other is open.
         """
         self._spool = spool
         self._notes = notes
@@ -67,10 +67,12 @@ class Receiver:
         self._clock = clock
         self._entered = entered
         self._ended = ended
+        self._open: set[str] = set()
         self._refused: defaultdict[str, list[str]] = defaultdict(list)  # association to images that were not taken
 
     def opened(self, association: AssociationInfo) -> None:
         """An association was accepted."""
+        self._open.add(association.association_id)
         self._note(Opened(self._clock(), association))
 
     def rejected(self, association: AssociationInfo, reason: str) -> None:
@@ -82,7 +84,9 @@ class Receiver:
         """An association ended."""
         refused = self._refused.pop(association.association_id, [])
         self._note(Ended(self._clock(), association, how, tuple(refused)))
-        self._ended()
+        self._open.discard(association.association_id)
+        if not self._open:
+            self._ended()
 
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance is announced."""

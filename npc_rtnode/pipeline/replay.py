@@ -27,8 +27,8 @@ BATCH: Final = 256
 GATHER_S: Final = 0.1
 """Records are entered together once none has come for so long …"""
 LONGEST_GATHER_S: Final = 3.0
-"""… or after this: entering takes 40 % from a sender's rate while it goes on (400 against 700 a second, measured). An
-association's end is not waited out, but no more often than this: some senders open one for each image."""
+"""… or after this: entering takes 40 % from a sender's rate while it goes on (400 against 700 a second, measured). What
+the only association brought is entered at its end, but no more often than this: some open one for each image."""
 IDLE_S: Final = 1.0
 """After so long without a record, files are made durable."""
 
@@ -86,7 +86,7 @@ class Replayer:
         self._stirred.set()
 
     def hasten(self) -> None:
-        """An association has ended: somebody waits for what it brought, so enter it now."""
+        """The only association has ended: somebody waits for what it brought, and nobody sends, so enter it now."""
         now = self.monotonic()
         if now - self._hastened >= LONGEST_GATHER_S:
             self._hastened = now

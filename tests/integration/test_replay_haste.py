@@ -47,9 +47,13 @@ class Clocked:
 
     def association(self, name: str) -> None:
         """One that comes and goes."""
-        info = AssociationInfo(name, "PACS", "NPC_RTNODE", "127.0.0.1")
-        self.receiver.opened(info)
-        self.receiver.closed(info, "released")
+        self.receiver.opened(caller(name))
+        self.receiver.closed(caller(name), "released")
+
+
+def caller(name: str) -> AssociationInfo:
+    """An association by its identifier."""
+    return AssociationInfo(name, "PACS", "NPC_RTNODE", "127.0.0.1")
 
 
 @pytest.fixture
@@ -82,3 +86,14 @@ def test_an_association_for_each_image_is_gathered(side: Clocked) -> None:
         assert side.known.acquire(timeout=PATIENCE_S)
     assert not side.known.acquire(blocking=False)
     assert side.replayer.waiting == 0
+
+
+def test_while_another_association_is_open_nothing_is_hastened(side: Clocked) -> None:
+    """Entering would slow its sender; with the last one's end all is entered together."""
+    with side.following():
+        side.receiver.opened(caller("long"))
+        side.association("short")
+        assert not side.known.acquire(timeout=0.2)
+        side.receiver.closed(caller("long"), "aborted")
+        assert side.known.acquire(timeout=PATIENCE_S)
+    assert not side.known.acquire(blocking=False)
