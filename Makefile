@@ -53,7 +53,7 @@ check-outputs: $(STAMP)  ## structure sets of 60 masks, read back by three reade
 bench-receive: $(STAMP)  ## this node's receiver beside storescp, Orthanc and pynetdicom's; prints tables and a RESULT line
 	@$(BIN)/python -m bench.receive $(RECEIVE_ARGS)
 
-bench-latency: $(STAMP)  ## from the last C-STORE to TPS and PACS, stage by stage; one series, then 50 queued; prints one RESULT line
+bench-latency: $(STAMP)  ## from the last C-STORE to TPS and PACS, stage by stage; one series, 50 queued, two worker hosts beside one; prints one RESULT line
 	@$(BIN)/python -m bench.latency $(LATENCY_ARGS)
 
 CLEAN   ?= 1000
