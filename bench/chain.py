@@ -23,6 +23,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import func, select
+
+from npc_rtnode.adapters.database.tables import JobRow
 from npc_rtnode.adapters.dicom.sender import send_files
 from npc_rtnode.adapters.dicom.simulator import StoringSCP
 from npc_rtnode.app import Home, Station
@@ -190,13 +193,20 @@ def reached(site: Site, state: str, count: int, patience_s: float, look_s: float
     """Wait until so many jobs are in that state."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        jobs = site.station.queries.counts()["jobs"]
+        jobs = _jobs(site)
         if jobs.get(state, 0) == count:
             return
         if astray := {name: n for name, n in jobs.items() if name in _ASTRAY}:
             raise SystemExit(f"jobs ended otherwise than delivered: {astray}")
         time.sleep(look_s)
-    raise SystemExit(f"not {count} {state} within {patience_s:g} s: {site.station.queries.counts()['jobs']}")
+    raise SystemExit(f"not {count} {state} within {patience_s:g} s: {_jobs(site)}")
+
+
+def _jobs(site: Site) -> dict[str, int]:
+    """How many, by state: one question, because the node waits for its ledger meanwhile."""
+    query = select(JobRow.state, func.count()).group_by(JobRow.state)
+    with site.station.sessions.reading() as session:
+        return {str(state): number for state, number in session.execute(query)}
 
 
 # --- what became of it ------------------------------------------------------------------------------------------------
