@@ -35,6 +35,7 @@ from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.app import Station
 from npc_rtnode.errors import LedgerUnavailable, NotFound
 from npc_rtnode.settings import load_settings
+from tests.acceptance import warm
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.05
@@ -81,8 +82,7 @@ def wait_for(holds: Callable[[], object], seconds: float, why: Callable[[], str]
 
 def run_cli(*args: str) -> subprocess.CompletedProcess[str]:
     """`npc-rtnode …`, in a process of its own."""
-    command = [sys.executable, "-m", "npc_rtnode", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CLI_S, check=False)
+    return warm.run_cli(*args, seconds=CLI_S)
 
 
 class Node:
