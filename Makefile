@@ -13,17 +13,12 @@ BIN  := $(VENV)/bin
 RECIPE := pyproject.toml constraints.txt $(wildcard deploy/shims/*/pyproject.toml)
 STAMP  := $(VENV)/.fits-$(shell cat $(RECIPE) | cksum | cut -d ' ' -f 1)
 
-# FULL=1 runs everything; without it, what takes long stays out. JOBS: pytest processes (0: none). The full run goes
-# one by one, because its tests kill processes and watch clocks.
+# FULL=1 runs everything; without it, what takes long stays out. JOBS: pytest processes (0: none). In the full run too
+# they share out what is quick; then the rest goes one by one, for it kills processes and watches clocks (tests/sharing.py).
 FULL ?=
+JOBS ?= 2
 PYTEST_ARGS ?=
-ifeq ($(FULL),)
-CHOICE := -m "not slow and not acceptance"
-JOBS   ?= 2
-else
-CHOICE :=
-JOBS   ?= 0
-endif
+CHOICE := $(if $(FULL),,-m "not slow and not acceptance")
 SPREAD := $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS) --dist loadfile)
 
 help:  ## this list

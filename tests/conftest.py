@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -14,6 +15,25 @@ from tests.peers import REQUIRED, find_peer
 from tests.postgres import Server, find_wheel
 
 NOT_INSTALLED = "not installed: "
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The full run on several processes: tests/sharing.py."""
+    if config.getoption("dist") != "loadfile" or config.getoption("markexpr"):
+        return None
+    from tests.sharing import Sharing
+
+    config.option.loadscopereorder = False
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In such a run what goes alone comes last."""
+    if hasattr(config, "workerinput") and not config.getoption("markexpr"):
+        from tests.sharing import goes_alone
+
+        items.sort(key=lambda item: goes_alone(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

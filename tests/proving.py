@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -220,8 +221,10 @@ class Watch:
         """What there is against what waits."""
         waiting, self.waiting = self.waiting, {}
         self.seen.update(waiting)
-        alone = [line for encoded in waiting.values() for line in objections(encoded)]
-        return [*alone, *(line for one in of_one_result(waiting.values()) for line in disagreements(one))]
+        results = of_one_result(waiting.values())
+        with ThreadPoolExecutor(max_workers=2) as pool:  # others' programs do the work, and there are two processors
+            said = [*pool.map(objections, waiting.values()), *pool.map(disagreements, results)]
+        return [line for lines in said for line in lines]
 
 
 def watch_writers(patch: pytest.MonkeyPatch) -> Watch:
