@@ -39,7 +39,7 @@ from tests.acceptance import warm
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.05
-START_S = STOP_S = 60.0
+START_S = STOP_S = 120.0
 CLI_S = 120.0
 GONE_S = 5.0
 """Children of a supervisor that has ended, or was killed, have this long to end by themselves."""

@@ -81,7 +81,7 @@ def test_size_does_not_give_the_stage_away(shapes):
 def test_shape_and_position_do_not_give_the_stage_away():
     """A classifier that has the true mask and no image stages with a macro AUC of at most .88 (6.3)."""
     with ProcessPoolExecutor(2) as pool:
-        held = list(pool.map(guards.shape_of, ["guard"] * 160, range(160), [*STAGES] * 40, chunksize=20))
+        held = list(pool.map(guards.shape_of, ["guard"] * 96, range(96), [*STAGES] * 24, chunksize=12))
     assert guards.volume_auc(held) <= guards.VOLUME_AUC
     assert 0.5 < guards.shape_auc(held) <= guards.SHAPE_AUC
 
