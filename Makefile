@@ -14,7 +14,7 @@ RECIPE := pyproject.toml constraints.txt $(wildcard deploy/shims/*/pyproject.tom
 STAMP  := $(VENV)/.fits-$(shell cat $(RECIPE) | cksum | cut -d ' ' -f 1)
 
 # FULL=1 runs everything; without it, what takes long stays out. JOBS: pytest processes (0: none). In the full run too
-# they share out what is quick; then the rest goes one by one, for it kills processes and watches clocks (tests/sharing.py).
+# they share out what is quick; the rest, which kills processes and watches clocks, then goes one by one (tests/sharing.py).
 FULL ?=
 JOBS ?= 2
 PYTEST_ARGS ?=

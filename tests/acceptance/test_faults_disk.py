@@ -176,13 +176,26 @@ def test_a_receiver_that_dies_while_the_disk_is_full(
 
 
 @pytest.mark.usefixtures("alive")
-@pytest.mark.parametrize(("full", "stage"), [("work", "infer"), ("outbox", "write")])
 def test_no_room_for_a_result(
-    node: Node, scanner: Scanner, study: Study, tps: Destination, disks: dict[str, SmallDisk], full: str, stage: str
+    node: Node, scanner: Scanner, folder: Path, tps: Destination, disks: dict[str, SmallDisk]
 ) -> None:
-    """The job waits as DISK_LOW, told by `why` and `doctor`, counts no attempt, and goes on by itself with room."""
-    disks[full].leave(0)
-    scanner.send_all(study.slices)
+    """One job finds no room for what it wrote, another for what it inferred: each waits as DISK_LOW, told by `why` and
+    `doctor`, counts no attempt, and goes on by itself with room. They wait at the same time, the pause is long."""
+    studies = []
+    for full, stage in (("outbox", "write"), ("work", "infer")):
+        disks[full].leave(0)
+        studies.append(make_study(folder / "sent", f"no room in {full}"))
+        scanner.send_all(studies[-1].slices)
+        assert_waits_for_room(node, studies[-1], full, stage)
+    for full in ("outbox", "work"):
+        disks[full].leave(AMPLE)
+    for study in studies:
+        node.wait_for(lambda study=study: node.job_states(study.uid) == ["DELIVERED"], DISK_PAUSE_S + 90)  # type: ignore[misc]
+        assert len(tps.of_study(study.uid)) == 1
+
+
+def assert_waits_for_room(node: Node, study: Study, full: str, stage: str) -> None:
+    """Its job has met a full disk in that stage, and everybody says so."""
     node.wait_for(lambda: [job["last_error"] for job in node.jobs(study.uid) if job["last_error"]], 90)
     (job,) = node.jobs(study.uid)
     assert job["last_error"].startswith("DISK_LOW")
@@ -192,6 +205,3 @@ def test_no_room_for_a_result(
     told = doctor(node)[f"disk of {full}"]
     assert (told["outcome"], told["fix"]) == ("fault", "free space, or jobs wait as DISK_LOW")
     assert list((node.home / full).rglob("*.part")) == []
-    disks[full].leave(AMPLE)
-    node.wait_for(lambda: node.job_states(study.uid) == ["DELIVERED"], DISK_PAUSE_S + 90)
-    assert len(tps.of_study(study.uid)) == 1
