@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -103,7 +102,7 @@ class Node:
         self._settings = copy.deepcopy(settings)
         self._settings["node"] = {"home": str(self.home), "site": "acceptance"}
         self._settings["listener"]["port"] = self.port
-        self._serve: subprocess.Popen[bytes] | None = None
+        self._serve: warm.Serving | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -126,11 +125,7 @@ class Node:
 
     def start(self) -> None:
         """Begin serving; returns when the receiver listens and the worker has its lock, or leaves no process behind."""
-        command = [sys.executable, "-m", "npc_rtnode", "serve", "--config", str(self.config)]
-        with self.log.open("ab") as log:
-            self._serve = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        self._serve = warm.Serving(["serve", "--config", str(self.config)], self.log)
         try:
             self.wait_for(self.is_up, START_S)
         except BaseException:
@@ -150,8 +145,7 @@ class Node:
         """SIGTERM as a service manager would, then make sure; the exit code of `serve`."""
         if self._serve is None:
             return None
-        if self._serve.poll() is None:
-            self._serve.send_signal(signal.SIGTERM)
+        self._serve.terminate()
         try:
             self._serve.wait(STOP_S)
         except subprocess.TimeoutExpired:

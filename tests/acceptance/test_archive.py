@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.peer("Orthanc", "storescu", "s
 
 QUIET_S = 300
 """Long: what closes a series before has not waited for it."""
-APART_S, BREATH_S = 8, 3
+APART_S, BREATH_S = 6, 2
 """Between two questions to the PACS; and what a scanner rests between two bursts, so that it is asked meanwhile."""
 
 
@@ -67,7 +67,7 @@ def scan(pacs: Orthanc, folder: Path, files: Sequence[Path]) -> None:
 def archive(pacs: Orthanc, **wishes: object) -> Archive:
     """Orthanc as the settings describe it."""
     usual = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "answers_for": ["PACS"]}
-    return Archive.model_validate({**usual, "timeout_s": 5, **wishes})
+    return Archive.model_validate({**usual, "timeout_s": 30, **wishes})
 
 
 def test_orthanc_says_how_many_instances_a_series_has(pacs: Orthanc, folder: Path) -> None:
@@ -179,6 +179,7 @@ def test_a_study_is_fetched_by_its_accession_number(node: Node, pacs: Orthanc, f
     assert f"a series of {len(study.files)} instances is fetched from pacs" in planned.stdout
     done = node.cli(*ask)
     assert done.returncode == 0, done.stderr
+    node.settle()
     (series,) = node.series(study.uid)
     assert series["instances"] == len(study.files)
     assert [one["calling_ae"] for one in series["associations"]] == ["PACS"]

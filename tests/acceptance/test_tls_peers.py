@@ -136,6 +136,7 @@ def test_a_study_is_fetched_by_tls(
     done = node.cli("pull", "--accession", "A-2024-18", "--reason", "backfill")
     assert done.returncode == 0, done.stderr
     assert f"a series of {len(study.files)} instances came from pacs" in done.stdout
+    node.settle()
     (series,) = node.series(study.uid)
     assert (series["instances"], series["associations"][0]["calling_ae"]) == (len(study.files), "PACS")
 
