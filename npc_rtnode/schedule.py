@@ -36,9 +36,10 @@ class Metronome:
 
     def __init__(self, ticks: list[Tick]) -> None:
         self._ticks = {tick.name: tick for tick in ticks}
+        self._lanes = {name: ThreadPoolExecutor(1) for name in self._ticks}
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={name: ThreadPoolExecutor(1) for name in self._ticks},
+            executors=self._lanes,
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._scheduler.add_listener(_tell, EVENT_JOB_ERROR)
@@ -58,8 +59,13 @@ class Metronome:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """No new looks; waits for the ones that are under way."""
-        self._scheduler.shutdown(wait=True)
+        """No new looks; waits for the ones that are under way.
+
+        Not in the scheduler's own shutdown, which waits with the lock that a look needs to wake or ring another.
+        """
+        self._scheduler.shutdown(wait=False)
+        for lane in self._lanes.values():
+            lane.shutdown(wait=True)
 
     def wake(self, name: str) -> None:
         """Look now."""

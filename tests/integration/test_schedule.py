@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -112,3 +112,28 @@ def test_lanes_do_not_wait_for_each_other(beating: list[Metronome]) -> None:
     start(beating, Tick("hung", lambda: gate.wait(PATIENCE_S), LONG_S), Tick("other", other, 0.1))
     assert other.seen(3)
     gate.set()
+
+
+@pytest.mark.parametrize("does", [lambda it: None, lambda it: it.ring("after", datetime.now(UTC))])
+def test_a_look_under_way_wakes_and_rings_while_the_metronome_stops(does: Callable[[Metronome], object]) -> None:
+    """Stopping waits for it to end, and it for nobody; what it wakes looks no more."""
+    under_way, stopping, after = threading.Event(), threading.Event(), Look()
+
+    def look() -> bool:
+        under_way.set()
+        stopping.wait(PATIENCE_S)
+        does(metronome)
+        return True
+
+    metronome = Metronome([Tick("found", look, LONG_S, wakes=("after",)), Tick("after", after, LONG_S)])
+    metronome.start()
+    assert under_way.wait(PATIENCE_S)
+    assert after.seen(1)
+    stop = threading.Thread(target=metronome.stop, daemon=True)
+    stop.start()
+    stop.join(0.2)
+    assert stop.is_alive(), "it waits for the look"
+    stopping.set()
+    stop.join(PATIENCE_S)
+    assert not stop.is_alive()
+    assert after.looks == 1
