@@ -9,7 +9,7 @@ from typing import Final
 
 from npc_rtnode.errors import CannotListen, DiskLow
 
-_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_DISK_IS_THE_REASON: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 _TO_LISTEN: Final = {
     errno.EADDRINUSE: "End the program that has this port (`ss -ltnp` names it), or set another {setting}.",
     errno.EACCES: "A port below 1024 needs CAP_NET_BIND_SERVICE (see the unit file); or set a higher {setting}.",

@@ -1,9 +1,10 @@
 """The intake journal: what was received, in order, made durable by one flush of one file (ADR 0020).
 
-`folder/00000000000000000001.seg` holds records from that number on. A record is a head, the entry as text, and the
-content of an instance where it is not too large; each begins on a page of its own. Segments are written with zeros
-before they are used, and used again after that: a flush then touches nothing but the bytes written. What a segment
-holds of an earlier use has lower numbers than its name and counts for nothing.
+`folder/00000000000000000001-0123456789abcdef.seg` holds records from that number on. A record is a head, the entry as
+text, and the content of an instance where it is not too large; each begins on a page of its own. Segments are written
+with zeros before they are used, and used again after that: a flush then touches nothing but the bytes written. The
+second half of the name is drawn anew for each use, and the check sums begin with it: what a segment holds of an earlier
+use is no record of it, nor is anything that a sender puts into a content to look like one.
 
 One process writes (a lock in the folder says so), any may read.
 """
@@ -14,13 +15,15 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import struct
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,7 +33,7 @@ from pydantic import TypeAdapter
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import Arrived, Ended, IntakeEntry, Opened, Refused, Rejected
-from npc_rtnode.errors import DiskLow, MomentFault
+from npc_rtnode.errors import DiskLow, MomentFault, NodeStopping, Unreadable
 from npc_rtnode.faults import disk_faults
 
 logger = log.get(__name__)
@@ -49,10 +52,13 @@ _FLUSHERS: Final = 4
 _PAGE: Final = 4096
 _MAGIC: Final = b"NPJ1"
 _HEAD: Final = struct.Struct("<4sIQII")
-"""Magic, CRC-32 of the rest and the text, number, bytes of the text, bytes of the content."""
+"""Magic, CRC-32 of the segment's token, the rest and the text, number, bytes of the text, bytes of the content."""
+_NAME: Final = re.compile(r"(\d{20})(?:-([0-9a-f]{16}))?")
+"""Of a segment: its first number, its token (earlier versions gave none)."""
 _TEXT_LIMIT: Final = 1 << 20
 _OPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_COPIES_NOT: Final = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
     kind.__name__: TypeAdapter(kind) for kind in (Opened, Rejected, Refused, Arrived, Ended)
 }
@@ -67,12 +73,12 @@ class Content:
     size: int
 
     def copy_into(self, handle: int) -> None:
-        """Copy within the kernel."""
+        """Copy within the kernel, where its file systems can."""
         source = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             at, left = self.at, self.size
             while left:
-                copied = os.copy_file_range(source, handle, left, offset_src=at)
+                copied = _copy(source, handle, left, at)
                 if copied == 0:
                     raise OSError(errno.EIO, "the journal ends before its content does")
                 at, left = at + copied, left - copied
@@ -98,10 +104,11 @@ class Noted:
 class _Segment:
     """One file of the journal, opened for writing by its one writer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, under: Path | None = None) -> None:
+        """It may still lie `under` another name."""
         self.path = path
-        self.first = int(path.stem)
-        self.handle, *flushers = [os.open(path, _OPENED) for _ in range(1 + _FLUSHERS)]
+        self.first, self.token = _named(path)
+        self.handle, *flushers = _open_often(path if under is None else under, 1 + _FLUSHERS)
         self._flushers: SimpleQueue[int] = SimpleQueue()
         for handle in flushers:
             self._flushers.put(handle)
@@ -148,6 +155,7 @@ class IntakeJournal:
         self._room = threading.Condition(self._lock)
         self._segments: list[_Segment] = []
         self._next = 1
+        self._closed = False
         self._cursor = (0, 0)  # the record that was read last, and where the next one begins
         self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
         self.waiting_bytes = 0
@@ -163,32 +171,43 @@ class IntakeJournal:
         MomentFault where another process writes here.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_folder(self._folder.parent)
         self._owner = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._owner)
             raise MomentFault(f"another process writes the intake journal {self._folder}") from error
-        for path in _segments(self._folder):
-            self._segments.append(_taken_up(path, damaged=self._set_aside))
-        self._close_flushed()
+        with _disk_faults():
+            self._take_up()
         self._next = max([applied, *(segment.last for segment in self._segments)]) + 1
         if self._segments and applied + 1 < self._segments[0].first and self._next > applied + 1:
             logger.error("the ledger is older than the intake journal", ledger=applied, oldest=self._segments[0].first)
 
+    def _take_up(self) -> None:
+        for unfinished in self._folder.glob("new-*"):
+            unfinished.unlink()
+        for path in _segments(self._folder):
+            self._segments.append(_taken_up(path, damaged=self._set_aside))
+        self._close_flushed()
+
     def close(self) -> None:
-        """Let go of it; what waits is there for the next process."""
-        for segment in self._segments:
-            segment.close()
-        self._segments.clear()
-        os.close(self._owner)
+        """Let go of it; what waits is there for the next process. Nothing is written from now on."""
+        with self._lock:
+            self._closed = True
+            self._room.notify_all()
+            for segment in self._segments:
+                segment.close()
+            self._segments.clear()
+            os.close(self._owner)
 
     def _set_aside(self, path: Path, begin: int, end: int) -> None:
         """A stretch that cannot be read, with records after it: kept for a person to look at, and read no more."""
-        kept = self._folder / f"damaged-{path.stem}-{begin}"
+        first, _ = _named(path)
+        kept = self._folder / f"damaged-{first:020d}-{begin}"
         if not kept.exists():  # or it was told at an earlier start
-            kept.write_bytes(_pread(path, begin, end - begin))
-            logger.error("a record of the intake journal cannot be read; set aside", segment=path.name, at=begin)
+            _write_durably(kept, _pread(path, begin, end - begin))
+            logger.error("a record of the intake journal cannot be read; set aside", segment=first, at=begin)
         with path.open("r+b") as stream:
             os.pwrite(stream.fileno(), bytes(_HEAD.size), begin)
             os.fdatasync(stream.fileno())
@@ -198,11 +217,11 @@ class IntakeJournal:
     def append(self, entry: IntakeEntry, content: bytes | bytearray = b"", wait: bool = True) -> int:
         """Write a record and, with `wait`, return once it is durable; its number.
 
-        Raises DiskLow when the disk fails, or when more waits for the ledger than may. A failed flush is never tried
-        again on the same segment: its records are not acknowledged, the next ones go into another.
+        Raises DiskLow when the disk fails, or when more waits for the ledger than may; NodeStopping after `close`. A
+        failed write or flush is never tried again on the same segment: its records are not acknowledged, the next ones
+        go into another.
         """
-        kind = type(entry).__name__
-        text = f"{kind} ".encode() + _KINDS[kind].dump_json(entry, warnings=False)
+        text = _text_of(entry)
         with _disk_faults():
             with self._lock:
                 segment, number, end = self._write(text, content)
@@ -214,35 +233,59 @@ class IntakeJournal:
     def _write(self, text: bytes, content: bytes | bytearray) -> tuple[_Segment, int, int]:
         size = _HEAD.size + len(text) + len(content)
         segment, number = self._segment_for(size), self._next
+        self._next = number + 1  # whatever becomes of it: what a failed write leaves has that number
         rest = struct.pack("<QII", number, len(text), len(content))
-        head = _MAGIC + struct.pack("<L", zlib.crc32(text, zlib.crc32(rest))) + rest
-        if os.pwritev(segment.handle, [head, text, content], segment.end) != size:
-            raise OSError(errno.ENOSPC, "a short write")
-        self._next, segment.last = number + 1, number
-        segment.end += -(-size // _PAGE) * _PAGE
+        head = _MAGIC + struct.pack("<L", _sum(segment.token, rest, text)) + rest
+        try:
+            if os.pwritev(segment.handle, [head, text, content], segment.end) != size:
+                raise OSError(errno.ENOSPC, "a short write")
+        except OSError:
+            segment.broken = True
+            raise
+        segment.last = number
+        segment.end += _pages(size)
         self._outside.append((number, len(content)))
         self.waiting_bytes += len(content)
         return segment, number, segment.end
 
     def _segment_for(self, size: int) -> _Segment:
-        newest = self._segments[-1] if self._segments else None
-        if newest is None or newest.broken or newest.end + size > newest.size:
-            if not self._room.wait_for(lambda: len(self._segments) < self._most, _ROOM_S):
-                waiting = len(self._segments) * self._segment_bytes >> 20
-                raise DiskLow(f"{waiting} MiB of what was received wait for the ledger; no more is taken until then.")
-            if newest is (self._segments[-1] if self._segments else None):  # or another has begun one meanwhile
+        until = time.monotonic() + _ROOM_S
+        while not self._fits(size):
+            if len(self._segments) < self._most:
                 self._segments.append(self._begin_segment(size))
                 self._close_flushed()
+            elif not self._room.wait(until - time.monotonic()):
+                waiting = len(self._segments) * self._segment_bytes >> 20
+                raise DiskLow(f"{waiting} MiB of what was received wait for the ledger; no more is taken until then.")
         return self._segments[-1]
 
+    def _fits(self, size: int) -> bool:
+        if self._closed:
+            raise NodeStopping
+        self._drop_unflushed()
+        newest = self._segments[-1] if self._segments else None
+        return newest is not None and not newest.broken and newest.end + size <= newest.size
+
+    def _drop_unflushed(self) -> None:
+        """Segments of which nothing was ever flushed: a disk that fails for a while does not fill the journal."""
+        for segment in [one for one in self._segments if one.broken and not one.flushed]:
+            self._segments.remove(segment)
+            self._reuse(segment)
+
     def _begin_segment(self, size: int) -> _Segment:
-        spare = next(iter(sorted(self._folder.glob("spare-*"))), None)
-        if spare is None or spare.stat().st_size < size:
-            spare = _new_spare(self._folder, self._next, max(self._segment_bytes, -(-size // _PAGE) * _PAGE))
-        path = self._folder / f"{self._next:020d}.seg"
-        spare.rename(path)
-        os.fsync(self._owner)
-        return _Segment(path)
+        spares = (path for path in self._folder.glob("spare-*") if path.stat().st_size >= size)
+        spare = next(spares, None) or _new_spare(self._folder, max(self._segment_bytes, _pages(size)))
+        path = self._folder / f"{self._next:020d}-{secrets.token_hex(8)}.seg"
+        segment = _Segment(path, under=spare)
+        try:
+            spare.rename(path)
+            os.fsync(self._owner)
+        except OSError:
+            segment.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return segment
 
     def _close_flushed(self) -> None:
         for segment in self._segments[:-1]:
@@ -275,6 +318,8 @@ class IntakeJournal:
         with self._lock:
             wanted = [segment for segment in self._segments if segment.last > after]
         for segment in wanted:
+            if segment.broken and not segment.flushed:
+                continue
             if not segment.broken:
                 with _disk_faults():
                     self._flush(segment, segment.end)
@@ -287,7 +332,7 @@ class IntakeJournal:
         number, at = self._cursor
         begin = at if number == after and segment.first <= number <= segment.last else 0
         found: list[Noted] = []
-        for noted, end in _frames(segment.path, segment.first, begin, segment.flushed):
+        for noted, end in _frames(segment.path, begin, segment.flushed, damaged=self._set_aside):
             if len(found) == most:
                 break
             self._cursor = noted.number, end
@@ -333,14 +378,14 @@ class IntakeJournal:
             plenty = room.f_bavail * room.f_frsize > 4 * _AHEAD * self._segment_bytes
             wanted = _AHEAD if quiet and plenty else 1
             for _ in range(min(wanted, self._most - len(self._segments)) - ready):
-                _new_spare(self._folder, time.time_ns(), self._segment_bytes)
+                _new_spare(self._folder, self._segment_bytes)
 
     def _reuse(self, segment: _Segment) -> None:
         segment.close()
         if segment.broken or len(list(self._folder.glob("spare-*"))) >= min(_SPARES, self._most // 2):
             segment.path.unlink()
         else:
-            segment.path.rename(self._folder / f"spare-{segment.first:020d}")
+            segment.path.rename(self._folder / f"spare-{segment.path.stem}")
 
 
 @dataclass(frozen=True)
@@ -354,8 +399,9 @@ class JournalReader:
         found: list[Noted] = []
         paths = _segments(self.folder)
         for path, following in zip(paths, [*paths[1:], None], strict=False):
-            if following is None or int(following.stem) > after + 1:
-                found += [noted for noted, _ in _frames(path, int(path.stem), 0, None) if noted.number > after]
+            if following is None or _named(following)[0] > after + 1:
+                with suppress(FileNotFoundError):  # let go of meanwhile: what it held has been entered
+                    found += [noted for noted, _ in _frames(path, 0, None) if noted.number > after]
         return found
 
     def damaged(self) -> list[str]:
@@ -371,43 +417,121 @@ def _not_flushed() -> OSError:
 
 
 def _segments(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.seg") if path.stem.isdigit())
+    return sorted(path for path in folder.glob("*.seg") if _NAME.fullmatch(path.stem))
 
 
-def _new_spare(folder: Path, number: int, size: int) -> Path:
-    """A file of zeros: what is written into it later changes neither its size nor where it lies."""
-    path = folder / f"spare-{number:020d}"
+def _named(path: Path) -> tuple[int, bytes]:
+    """The first number of a segment, and its token."""
+    found = _NAME.fullmatch(path.stem)
+    if found is None:
+        raise ValueError(f"{path.name} is no segment")
+    return int(found[1]), bytes.fromhex(found[2] or "")
+
+
+def _open_often(path: Path, times: int) -> list[int]:
+    """Open files of their own, so many or none."""
+    handles: list[int] = []
+    try:
+        while len(handles) < times:
+            handles.append(os.open(path, _OPENED))
+    except OSError:
+        for handle in handles:
+            os.close(handle)
+        raise
+    return handles
+
+
+def _new_spare(folder: Path, size: int) -> Path:
+    """A file of zeros: what is written into it later changes neither its size nor where it lies. It has the name of a
+    spare once it is whole."""
+    name = secrets.token_hex(10)
+    path = folder / f"new-{name}"
     handle = os.open(path, _NEW_FILE, 0o600)
     try:
         left, zeros = size, bytes(1 << 20)
         while left:
             left -= os.write(handle, zeros[:left])
         os.fsync(handle)
+        return path.rename(folder / f"spare-{name}")
     except OSError:
         path.unlink()
         raise
     finally:
         os.close(handle)
-    return path
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """All of it under that name, or nothing."""
+    part = path.with_name(f"new-{path.name}")
+    with part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _copy(source: int, handle: int, size: int, at: int) -> int:
+    """As many bytes as one call takes."""
+    try:
+        return os.copy_file_range(source, handle, size, offset_src=at)
+    except OSError as error:
+        if error.errno not in _COPIES_NOT:
+            raise
+        return os.write(handle, os.pread(source, size, at))
 
 
 def _taken_up(path: Path, damaged: Callable[[Path, int, int], None]) -> _Segment:
     """A segment of an earlier process; its end is behind its last record, a torn one there is written over."""
     segment = _Segment(path)
-    for noted, end in _frames(path, segment.first, 0, None, damaged):
+    for noted, end in _frames(path, 0, None, damaged, verify=True):
         segment.last, segment.end = noted.number, end
     if segment.end < segment.size:
         os.pwrite(segment.handle, bytes(_HEAD.size), segment.end)
-        os.fdatasync(segment.handle)
+    os.fdatasync(segment.handle)  # its process may have ended between writing and flushing
     segment.flushed = segment.end
     return segment
 
 
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def _text_of(entry: IntakeEntry) -> bytes:
+    """The entry as it is written; Unreadable where it would be too long to be read again."""
+    kind = type(entry).__name__
+    text = f"{kind} ".encode() + _KINDS[kind].dump_json(entry, warnings=False)
+    if len(text) > _TEXT_LIMIT:
+        raise Unreadable(f"What would be noted of it is longer than {_TEXT_LIMIT} bytes.")
+    return text
+
+
+def _sum(token: bytes, rest: bytes, text: bytes) -> int:
+    return zlib.crc32(text, zlib.crc32(rest, zlib.crc32(token)))
+
+
+def _pages(size: int) -> int:
+    """Rounded up to whole pages."""
+    return -(-size // _PAGE) * _PAGE
+
+
 def _frames(
-    path: Path, first: int, begin: int, end: int | None, damaged: Callable[[Path, int, int], None] | None = None
+    path: Path,
+    begin: int,
+    end: int | None,
+    damaged: Callable[[Path, int, int], None] | None = None,
+    verify: bool = False,
 ) -> Iterator[tuple[Noted, int]]:
-    """Each record from there on with where the next begins; what cannot be read between two is told to `damaged`."""
-    last, at, verify = first - 1, begin, damaged is not None
+    """Each record from there on with where the next begins; what cannot be read between two is told to `damaged`. With
+    `verify`, a content that has not its digest cannot be read either."""
+    last, at = _named(path)[0] - 1, begin
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size if end is None else end
         while at < size:
@@ -441,11 +565,11 @@ def _frame(path: Path, handle: int, at: int, last: int) -> tuple[Noted, int] | N
         return None
     body = _HEAD.size + text_size
     text = data[_HEAD.size : body] if body <= len(data) else os.pread(handle, text_size, at + _HEAD.size)
-    if zlib.crc32(text, zlib.crc32(data[8 : _HEAD.size])) != crc:
+    if _sum(_named(path)[1], data[8 : _HEAD.size], text) != crc:
         return None
     kind, _, said = text.partition(b" ")
     content = Content(path, at + body, size) if size else None
-    return Noted(number, _KINDS[kind.decode()].validate_json(said), content), at + -(-(body + size) // _PAGE) * _PAGE
+    return Noted(number, _KINDS[kind.decode()].validate_json(said), content), at + _pages(body + size)
 
 
 def _is_whole(noted: Noted) -> bool:

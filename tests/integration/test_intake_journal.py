@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,7 +39,7 @@ from npc_rtnode.domain.records import (
     StoreOutcome,
     StoreRequest,
 )
-from npc_rtnode.errors import DiskLow, MomentFault
+from npc_rtnode.errors import DiskLow, MomentFault, NodeStopping, Unreadable
 from tests.builders import pdu
 from tests.builders.intake import SEGMENT, Intake
 from tests.builders.ledger import MR, NOON, Ledger
@@ -450,6 +452,195 @@ def test_a_large_batch_and_its_order(ledger: Ledger, tmp_path: Path, spool: File
     hand_over(receiver, replace(changed, encoded=changed.encoded[:-1] + b"\x55"))
     receiver.replayer.run()
     assert ledger.series_states() == ["QUARANTINED"]
+
+
+# --- what others send, fail and leave ---------------------------------------------------------------------------------
+
+
+def hostile_content(size: int, entry: IntakeEntry, number: int) -> bytes:
+    """Bytes that hold, at every page of the segment that they will come to lie on, a frame as a journal might have."""
+    kind = type(entry).__name__
+    said = f"{kind} ".encode() + intake_journal._KINDS[kind].dump_json(entry)
+    rest = struct.pack("<QII", number, len(said), 0)
+    frame = b"NPJ1" + struct.pack("<L", zlib.crc32(said, zlib.crc32(rest))) + rest + said
+    own = arrived(1, bytes(size))
+    before = 24 + len(b"Arrived ") + len(intake_journal._KINDS["Arrived"].dump_json(own))
+    return (bytes(-before % 4096) + frame.ljust(4096, b"\0") * (size // 4096 + 1))[:size]
+
+
+LIE: Final = Rejected(NOON, INFO, "a lie")
+
+
+def test_content_that_looks_like_records_is_never_one_when_torn(folder: Path) -> None:
+    """A sender's data set with whole frames of a high number on its pages: damaged, it is set aside, nothing more."""
+    lying = hostile_content(40_000, LIE, 10**12)
+    journal = opened(folder)
+    journal.append(arrived(1, lying), lying)
+    journal.append(arrived(2, b"x"), b"x")
+    journal.close()
+    with segment(folder).open("r+b") as stream:
+        stream.write(b"\xff")
+    journal = opened(folder)
+    assert numbers(journal) == [2]
+    assert journal.append(Opened(NOON, INFO)) == 3
+
+
+def test_content_of_an_earlier_use_is_never_a_record(folder: Path) -> None:
+    """The same in a segment that is used again: behind the newest record stands what it held before."""
+    journal, big = opened(folder, most=2 * SEGMENT), SEGMENT - 2000
+    lying = hostile_content(big, LIE, 10**12)
+    for _ in range(3):
+        journal.append(arrived(1, lying), lying)
+        journal.release(journal.last)
+    journal.append(arrived(1, b"x"), b"x")
+    journal.close()
+    assert [noted.number for noted in JournalReader(folder).waiting(3)] == [4]
+    assert numbers(opened(folder), 3) == [4]
+
+
+def test_what_could_not_be_read_again_is_not_written(folder: Path) -> None:
+    """An entry with a longer text than a reader takes is refused, and what comes after it is read."""
+    journal = opened(folder)
+    with pytest.raises(Unreadable, match="longer"):
+        journal.append(Ended(NOON, INFO, "released", ("1" * 60,) * 20_000))
+    journal.append(Opened(NOON, INFO))
+    assert numbers(journal) == [journal.last]
+
+
+def test_a_disk_that_fails_for_a_while_leaves_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More failed flushes than there may be segments: once the disk is well again, so is the journal."""
+    monkeypatch.setattr(intake_journal, "_ROOM_S", 0.05)
+    journal = opened(folder, most=3 * SEGMENT)
+    journal.append(arrived(1, b"x"), b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "")))
+        for _ in range(7):
+            with pytest.raises(DiskLow, match="EIO"):
+                journal.append(arrived(2, b"y"), b"y")
+    assert journal.append(arrived(3, b"z"), b"z") == journal.last
+    assert numbers(journal) == [1, journal.last]
+    assert len(list(folder.glob("*.seg"))) <= 3
+
+
+def test_after_a_failed_write_another_segment_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failed write left is not known: its number is not given again, in no segment."""
+    journal, write = opened(folder), os.pwritev
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", lambda *given: write(*given) and 0)
+        with pytest.raises(DiskLow):
+            journal.append(arrived(1, b"x"), b"x")
+    assert journal.append(arrived(2, b"y"), b"y") == 2
+    assert numbers(journal) == [2]
+
+
+def test_no_file_is_left_open_where_no_more_can_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMFILE while a segment is begun: nothing of it stays, in no table and on no disk; later it goes on."""
+    journal, really, before = opened(folder), os.open, len(os.listdir("/proc/self/fd"))
+    journal.prepare()
+    handles = list[int]()
+
+    def few(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_RDWR and str(path).startswith(str(folder)):
+            handles.append(0)
+            if len(handles) % 3 == 0:
+                raise OSError(errno.EMFILE, "")
+        return really(path, flags, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", few)
+        for _ in range(5):
+            with pytest.raises(OSError, match="24"):
+                journal.append(Opened(NOON, INFO))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(folder.glob("*.seg")) == []
+    journal.append(Opened(NOON, INFO))
+    assert numbers(journal) == [journal.last]
+
+
+def test_nothing_is_written_once_it_is_closed(folder: Path) -> None:
+    """A thread that comes late is told that the node stops; the folder may be another's by then."""
+    journal = opened(folder)
+    journal.append(Opened(NOON, INFO))
+    journal.close()
+    with pytest.raises(NodeStopping):
+        journal.append(Opened(NOON, INFO))
+    assert len(list(folder.glob("*.seg"))) == 1
+
+
+def test_a_spare_is_whole_before_it_can_be_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody finds it while it is being written; what a crash left half is cleared, and a short one is in no way."""
+    journal, write, seen = opened(folder), os.write, list[Path]()
+
+    def looking(handle: int, data: bytes) -> int:
+        seen.extend(folder.glob("spare-*"))
+        return write(handle, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", looking)
+        journal.prepare(quiet=False)
+    assert seen == []
+    journal.close()
+    (folder / "new-left").write_bytes(b"half")
+    (folder / "spare-00000000000000000000").write_bytes(b"")
+    journal = opened(folder)
+    journal.append(Opened(NOON, INFO))
+    assert not (folder / "new-left").exists()
+    assert [path.name for path in folder.glob("spare-*")] == ["spare-00000000000000000000"]
+
+
+def test_who_waited_for_room_looks_again_whether_it_fits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two waiting: the second is not written behind the end of the segment that the first began."""
+    monkeypatch.setattr(intake_journal, "_ROOM_S", 30.0)
+    journal, big = opened(folder, most=3 * SEGMENT), content(1, SEGMENT * 3 // 4)
+    for _ in range(3):
+        journal.append(arrived(1, big), big)
+    with ThreadPoolExecutor(2) as pool:
+        written = [pool.submit(journal.append, arrived(1, big), big) for _ in range(2)]
+        assert eventually(lambda: len(journal._room._waiters) == 2, 30)  # type: ignore[attr-defined]
+        journal.release(2)
+        assert sorted(future.result(30) for future in written) == [4, 5]
+    assert {path.stat().st_size for path in folder.glob("*.seg")} == {SEGMENT}
+
+
+def test_a_read_only_disk_is_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has made itself read-only after a fault says EROFS: DiskLow too."""
+    journal = opened(folder)
+    monkeypatch.setattr(os, "pwritev", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "")))
+    with pytest.raises(DiskLow, match="EROFS"):
+        journal.append(Opened(NOON, INFO))
+
+
+def test_the_journal_s_own_name_is_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder in which it lies is flushed before anything is acknowledged by it."""
+    sync, synced = os.fsync, set[str]()
+
+    def spy(handle: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    opened(folder).close()
+    assert str(folder.parent) in synced
+
+
+def test_a_segment_that_goes_while_it_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node lets go of one while `status` reads: what it held has been entered, and that is no fault."""
+    journal = opened(folder)
+    journal.append(Opened(NOON, INFO))
+    paths = intake_journal._segments(folder)
+    monkeypatch.setattr(intake_journal, "_segments", lambda _: [folder / f"{0:020d}.seg", *paths])
+    assert [noted.number for noted in JournalReader(folder).waiting(-2)] == [1]
+
+
+def test_where_the_kernel_does_not_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without copy_file_range: the content is read and written."""
+    fill(folder, 1)
+    (noted,) = opened(folder).read(0, 1)
+    monkeypatch.setattr(os, "copy_file_range", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EXDEV, "")))
+    with (tmp_path / "copy").open("wb", buffering=0) as stream:
+        assert noted.content is not None
+        noted.content.copy_into(stream.fileno())
+    assert (tmp_path / "copy").read_bytes() == content(1)
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------
