@@ -85,8 +85,9 @@ class IntakeSpool(Spool, Protocol):
     def admit(self, size: int) -> None:
         """DiskLow when `size` bytes more would go into the reserve."""
 
-    def lay(self, content: Content, sha256: str) -> None:
-        """Put content that is durable elsewhere in its place, whole but not durable before `settle`. Raises DiskLow."""
+    def lay(self, content: Content, sha256: str, anew: bool = False) -> None:
+        """Put content that is durable elsewhere in its place, whole but not durable before `settle`; with `anew`,
+        whatever is there. Raises DiskLow."""
 
     def settle(self, names: Collection[str]) -> None:
         """Make durable what was laid there, where it still is. Raises DiskLow."""

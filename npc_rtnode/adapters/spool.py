@@ -45,8 +45,8 @@ class FileSpool:
         """Write, fsync, rename, fsync the directory; returns the SHA-256 of the joined parts.
 
         Bytes that are here already, whole, are not written again. Raises DiskLow before the first byte when less than
-        the reserve would stay free, and DiskLow when the disk itself fails (ENOSPC, EDQUOT, EIO): a failed fsync is
-        never tried again on the same file, the part is removed and the sender sends anew.
+        the reserve would stay free, and DiskLow when the disk itself fails (ENOSPC, EDQUOT, EIO, EROFS): a failed fsync
+        is never tried again on the same file, the part is removed and the sender sends anew.
         """
         sha256 = _digest(data)
         with disk_faults("spool"):
@@ -62,10 +62,13 @@ class FileSpool:
             self.admit(1)
             return Part(self, self._root / _INCOMING / f"{secrets.token_hex(16)}.part")
 
-    def lay(self, content: Copyable, sha256: str) -> None:
-        """Put content that is durable elsewhere in its place here, whole but not durable before `settle`; DiskLow."""
+    def lay(self, content: Copyable, sha256: str, anew: bool = False) -> None:
+        """Put content that is durable elsewhere in its place here, whole but not durable before `settle`; DiskLow.
+
+        With `anew` it takes the place of a file that is there, whatever can be read of that.
+        """
         with disk_faults("spool"):
-            if not _holds(self.path(sha256), sha256):
+            if anew or not _holds(self.path(sha256), sha256):
                 self._copy(content, sha256)
 
     def _copy(self, content: Copyable, sha256: str) -> None:

@@ -37,6 +37,8 @@ logger = log.get(__name__)
 
 HELD_BYTES: Final = 2 << 20
 """A larger object goes to its own file as it comes: what twenty associations hold stays below 40 MiB."""
+_TOLD: Final = 10_000
+"""So many refused images of one association are named; one would do to keep its series open."""
 _NOT_TAKEN = {StoreOutcome.UNREADABLE, StoreOutcome.MISMATCH, StoreOutcome.NO_RESOURCES}
 _IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"}
 """MR and Enhanced MR Image Storage: one of these refused may be a slice that a series lacks."""
@@ -83,7 +85,7 @@ class Receiver:
     def closed(self, association: AssociationInfo, how: str) -> None:
         """An association ended."""
         refused = self._refused.pop(association.association_id, [])
-        self._note(Ended(self._clock(), association, how, tuple(refused)))
+        self._note(Ended(self._clock(), association, how, tuple(refused[:_TOLD])))
         self._open.discard(association.association_id)
         if not self._open:
             self._ended()

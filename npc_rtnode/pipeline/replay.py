@@ -31,6 +31,8 @@ LONGEST_GATHER_S: Final = 3.0
 the only association brought is entered at its end, but no more often than this: some open one for each image."""
 IDLE_S: Final = 1.0
 """After so long without a record, files are made durable."""
+_PASSING: Final = (MomentFault, OSError, MemoryError)
+"""Faults of the moment: what they befall is tried again."""
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Replayer:
     _hastened: float = -math.inf
     _stopping: threading.Event = field(default_factory=threading.Event)
     _applied: int = 0
+    _secured: int = 0
+    _doubted: bool = False  # a flush of files failed: what the kernel says of them now counts for nothing
     _unsecured: set[str] = field(default_factory=set)
     _large: dict[int, StoreOutcome] = field(default_factory=dict)  # outcomes that somebody waits for
 
@@ -57,12 +61,14 @@ class Replayer:
 
     def take_up(self) -> int:
         """What an earlier process left: files that a power loss may have torn, then records; how many of these."""
-        self._applied, secured = self.pages.position()
+        self._applied, self._secured = self.pages.position()
         self.journal.open(self._applied)
-        self._restore(secured)
+        self._restore()
         done = self.run()
         self.secure()
-        self.journal.prepare()
+        self._large.clear()  # nobody waits for these
+        with fault_barrier(lambda _error: None):
+            self.journal.prepare()
         return done
 
     def start(self) -> None:
@@ -148,9 +154,18 @@ class Replayer:
                 self._enter(records)
                 self.journal.entered(self._applied)
                 done += len(records)
+                if self.journal.presses():  # a sender who does not pause would keep this from ever being done
+                    self.secure()
         return done
 
     def _enter(self, records: Sequence[Noted]) -> None:
+        failed: list[Exception] = []
+        with contained(failed.append):
+            self._replay(records)
+        if failed:
+            self._enter_singly(records, failed[0])
+
+    def _replay(self, records: Sequence[Noted]) -> None:
         contents = _contents(records)
         for sha256, content in contents.items():
             self.spool.lay(content, sha256)
@@ -161,21 +176,14 @@ class Replayer:
             if sha256 in contents and not self.spool.path(sha256).exists():
                 self.spool.lay(contents[sha256], sha256)
 
-        failed: list[Exception] = []
-        with contained(failed.append):
-            self._entered(records, entries, self.pages.replay(entries, self.clock(), keep))
-        if failed:
-            self._enter_singly(records, failed[0])
-
-    def _entered(
-        self, records: Sequence[Noted], entries: Sequence[tuple[int, IntakeEntry]], outcomes: dict[int, StoreOutcome]
-    ) -> None:
+        outcomes = self.pages.replay(entries, self.clock(), keep)
+        self._unsecured.update(contents)
         self._applied = records[-1].number
-        if any(isinstance(noted.entry, Ended) for noted in records):
-            self.ended()
         for noted, (_, entry) in zip(records, entries, strict=True):
             if isinstance(entry, Arrived):
                 self._settle(noted, entry.arrival, outcomes.get(noted.number, StoreOutcome.STORED))
+        if any(isinstance(noted.entry, Ended) for noted in records):
+            self.ended()
 
     def _settle(self, noted: Noted, arrival: Arrival, outcome: StoreOutcome) -> None:
         if outcome is StoreOutcome.CONFLICT:
@@ -184,22 +192,27 @@ class Replayer:
         if noted.content is None:
             self._large[noted.number] = outcome
         elif outcome is StoreOutcome.OWN_OBJECT:
+            self._unsecured.discard(arrival.sha256)
             self.spool.remove(arrival.sha256)
-        else:
-            self._unsecured.add(arrival.sha256)
 
     def _enter_singly(self, records: Sequence[Noted], error: Exception) -> None:
-        """One record that cannot be entered holds up no other: it is said and set aside. Its bytes stay."""
-        if isinstance(error, MomentFault):
+        """One record that cannot be entered holds up no other: it is said and set aside. Its bytes stay. What passes by
+        itself (a disk, a ledger, a machine that is short of something) sets nothing aside."""
+        if isinstance(error, _PASSING) or self._applied >= records[-1].number:
             raise error
         if len(records) > 1:
             for noted in records:
                 self._enter([noted])
             return
-        (noted,) = records
+        self._set_aside(records[0], error)
+
+    def _set_aside(self, noted: Noted, error: Exception) -> None:
         logger.error("a record of the intake journal cannot be entered; set aside", number=noted.number)
         self.pages.set_aside(noted.number, noted.entry, code_of(error), self.clock())
+        self._unsecured.update(_contents([noted]))
         self._applied = noted.number
+        if noted.content is None:
+            self._large[noted.number] = StoreOutcome.NO_RESOURCES
 
     # --- copies -------------------------------------------------------------------------------------------------------
 
@@ -229,27 +242,39 @@ class Replayer:
         return arrival
 
     def _differences(self, kept: str, arrived: str) -> tuple[str, ...]:
-        try:
+        failed: list[Exception] = []
+        with contained(failed.append):
             return self.reader.differences(self.spool.read(kept), self.spool.read(arrived))
-        except (NotFound, Unreadable):
+        if isinstance(failed[0], _PASSING):
+            raise failed[0]
+        if isinstance(failed[0], (NotFound, Unreadable)):
             return ("the copy in the spool, which is gone or damaged",)
+        return ("what could not be compared",)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def secure(self) -> None:
-        """Make the files of all records so far durable, and let the journal use its segments again."""
+        """Make the files of all records so far durable, and let the journal use its segments again.
+
+        A flush that failed is not tried again on the same files: a second one would say that all is well.
+        """
         with self._at_work:
-            if not self._unsecured:
+            if self._secured >= self._applied:
                 return
+            if self._doubted:
+                self._restore()
+            self._doubted = True
             self.spool.settle(self._unsecured)
+            self._doubted = False
             self.pages.secured(self._applied)
+            self._secured = self._applied
             self.journal.release(self._applied)
             self._unsecured.clear()
 
-    def _restore(self, secured: int) -> None:
-        """Files whose rows are there and which were not durable by themselves yet: laid anew where they are not whole,
-        but for those that were removed since."""
-        after = secured
+    def _restore(self) -> None:
+        """Files whose rows are there and which are not durable by themselves yet: laid anew, but for those that were
+        removed since. Nobody knows what an earlier flush said of them, and what can be read need not be on the disk."""
+        after = self._secured
         while records := [r for r in self.journal.read(after, BATCH) if r.number <= self._applied]:
             self._lay_again(records)
             after = records[-1].number
@@ -258,10 +283,10 @@ class Replayer:
         arrivals = [noted.entry.arrival for noted in records if isinstance(noted.entry, Arrived)]
         known = self.pages.known([arrival.identity.sop_uid for arrival in arrivals])
         gone = self.pages.gone([arrival.sha256 for arrival in arrivals])
-        named = {a.sha256 for a in arrivals if a.sha256 in known.get(a.identity.sop_uid, ())} - gone
+        named = {a.sha256 for a in arrivals if a.sha256 in known.get(a.identity.sop_uid, ())} | self._unsecured
         for sha256, content in _contents(records).items():
-            if sha256 in named:
-                self.spool.lay(content, sha256)
+            if sha256 in named - gone:
+                self.spool.lay(content, sha256, anew=True)
                 self._unsecured.add(sha256)
 
 

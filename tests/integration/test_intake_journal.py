@@ -643,6 +643,126 @@ def test_where_the_kernel_does_not_copy(folder: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "copy").read_bytes() == content(1)
 
 
+# --- entering, when something fails -----------------------------------------------------------------------------------
+
+
+def test_records_without_contents_let_go_of_their_segments(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Calls that bring nothing small (echoes, refusals, large objects alone) do not fill the journal for ever."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    for _ in range(600):
+        receiver.journal.append(Opened(NOON, INFO), wait=False)
+    receiver.replayer.run()
+    receiver.replayer.secure()
+    assert len(list((tmp_path / "journal").glob("*.seg"))) == 1
+    assert ledger.intake.position() == (600, 600)
+
+
+def test_under_load_segments_are_let_go_of_between_batches(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that does not pause keeps entering from ever being done; the journal must not fill meanwhile."""
+    monkeypatch.setattr("npc_rtnode.pipeline.replay.BATCH", 2)
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    for number in range(4):
+        hand_over(receiver, a_slice(ledger, number))
+    monkeypatch.setattr(receiver.journal, "presses", lambda: True)
+    receiver.replayer.run()
+    assert ledger.intake.position() == (4, 4)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_whose_fsync_failed_is_laid_anew(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """A second fsync of it would say that all is well, in this process and in the next: another file takes its place
+    before the journal lets go."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader())
+    hand_over(receiver, a_slice(ledger, 1))
+    kept = spool.path(ledger.intake.copies(a_slice(ledger, 1).sop_uid)[0])
+    doubted = kept.open("rb")
+    sync = os.fsync
+
+    def failing(handle: int) -> None:
+        if os.fstat(handle).st_ino == os.fstat(doubted.fileno()).st_ino:
+            raise OSError(errno.EIO, "")
+        sync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(DiskLow, match="EIO"):
+            receiver.replayer.secure()
+    assert ledger.intake.position()[1] == 0
+    if restarted:
+        receiver.journal.close()
+        Intake(ledger, tmp_path, spool, InstanceReader())
+    else:
+        receiver.replayer.secure()
+    assert ledger.intake.position()[1] == 1
+    with doubted:
+        assert kept.stat().st_ino != os.fstat(doubted.fileno()).st_ino
+    assert spool.read(kept.name)
+
+
+def test_a_comparison_that_breaks_holds_up_no_other(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Two files under one UID that the comparison cannot take differ: both are kept and told, the next is entered."""
+    reader = InstanceReader()
+    reader.differences = lambda *_: (_ for _ in ()).throw(RecursionError())  # type: ignore[method-assign]
+    receiver = Intake(ledger, tmp_path, spool, reader, at_once=False)
+    first = a_slice(ledger, 1)
+    for sent in (first, replace(first, encoded=first.encoded[:-1] + b"\x55"), a_slice(ledger, 2)):
+        assert hand_over(receiver, sent) is StoreOutcome.STORED
+    assert receiver.replayer.run() == 3
+    assert [len(ledger.intake.copies(a_slice(ledger, number).sop_uid)) for number in (1, 2)] == [2, 1]
+    assert ledger.series_states() == ["QUARANTINED"]
+
+
+def test_a_fault_that_passes_sets_nothing_aside(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more files can be opened, say: the record is entered later."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    hand_over(receiver, a_slice(ledger, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "lay", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "")))
+        with pytest.raises(OSError, match="24"):
+            receiver.replayer.run()
+    assert ledger.intake.position()[0] == 0
+    assert receiver.replayer.run() == 1
+    assert ledger.intake.copies(a_slice(ledger, 1).sop_uid)
+
+
+def test_what_is_set_aside_is_durable_and_not_called_stored(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes of a record that the ledger cannot take are flushed as others are; who waits for its row hears that."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    monkeypatch.setattr(ledger.intake, "_arrived", lambda *_: (_ for _ in ()).throw(ValueError()))
+    hand_over(receiver, a_slice(ledger, 1))
+    large = receiver.journal.append(arrived(2, b"x"))
+    assert receiver.replayer.entered(large) is StoreOutcome.NO_RESOURCES
+    settled, settle = set[str](), spool.settle
+    monkeypatch.setattr(spool, "settle", lambda names: (settled.update(names), settle(names)))
+    receiver.replayer.secure()
+    assert settled == set(spool.names())
+    assert len(settled) == 1
+
+
+def test_no_room_for_a_spare_at_the_start(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port is opened, and senders hear what is the matter."""
+    monkeypatch.setattr(IntakeJournal, "prepare", lambda *_: (_ for _ in ()).throw(DiskLow()))
+    Intake(ledger, tmp_path, spool, InstanceReader())
+
+
+def test_a_very_long_list_of_refused_images_can_be_told(ledger: Ledger, tmp_path: Path, spool: FileSpool) -> None:
+    """Tens of thousands refused on one association: its end is noted, read and entered."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    receiver._refused[ledger.association.association_id] += [f"1.2.{10**55 + number}" for number in range(20_000)]
+    receiver.closed(ledger.association, "released")
+    assert receiver.replayer.run() == 1
+
+
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 _DIES: Final = """
