@@ -29,11 +29,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import Arrived, Ended, IntakeEntry, Opened, Refused, Rejected
-from npc_rtnode.errors import DiskLow, MomentFault, NodeStopping, Unreadable
+from npc_rtnode.errors import DiskLow, MomentFault, NodeError, NodeStopping, SchemaFault, Unreadable
 from npc_rtnode.faults import disk_faults
 
 logger = log.get(__name__)
@@ -116,6 +116,8 @@ class _Segment:
         self.end = self.flushed = 0
         self.last = self.first - 1
         self.broken = False
+        self.ends: list[tuple[int, bytes]] = []
+        """Of associations, with where each record of one stops: as far as they are not flushed."""
 
     @contextmanager
     def flusher(self) -> Iterator[int]:
@@ -158,6 +160,7 @@ class IntakeJournal:
         self._closed = False
         self._cursor = (0, 0)  # the record that was read last, and where the next one begins
         self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
+        self._owed: deque[bytes] = deque()  # ends of associations that a failing disk did not take
         self.waiting_bytes = 0
         """Of contents that are not in the spool yet, where each will take as much room again."""
         self.stirred: Callable[[], object] = lambda: None
@@ -178,8 +181,12 @@ class IntakeJournal:
         except OSError as error:
             os.close(self._owner)
             raise MomentFault(f"another process writes the intake journal {self._folder}") from error
-        with _disk_faults():
-            self._take_up()
+        try:
+            with _disk_faults():
+                self._take_up()
+        except (OSError, NodeError):
+            self.close()
+            raise
         self._next = max([applied, *(segment.last for segment in self._segments)]) + 1
         if self._segments and applied + 1 < self._segments[0].first and self._next > applied + 1:
             logger.error("the ledger is older than the intake journal", ledger=applied, oldest=self._segments[0].first)
@@ -188,7 +195,8 @@ class IntakeJournal:
         for unfinished in self._folder.glob("new-*"):
             unfinished.unlink()
         for path in _segments(self._folder):
-            self._segments.append(_taken_up(path, damaged=self._set_aside))
+            self._segments.append(_Segment(path))
+            _take_up(self._segments[-1], damaged=self._set_aside)
         self._close_flushed()
 
     def close(self) -> None:
@@ -224,11 +232,41 @@ class IntakeJournal:
         text = _text_of(entry)
         with _disk_faults():
             with self._lock:
-                segment, number, end = self._write(text, content)
+                segment, number, end = self._written(text, content)
             if wait:
-                self._flush(segment, end)
+                self._make_durable(segment, number, end)
         self.stirred()
         return number
+
+    def _written(self, text: bytes, content: bytes | bytearray) -> tuple[_Segment, int, int]:
+        try:
+            self._write_owed()
+            return self._write(text, content)
+        except (OSError, DiskLow):
+            if _is_end(text):
+                self._owed.append(text)
+            raise
+
+    def _make_durable(self, segment: _Segment, number: int, end: int) -> None:
+        try:
+            self._flush(segment, end)
+        except OSError:
+            with self._lock:
+                self._forget(number)
+            raise
+
+    def _forget(self, number: int) -> None:
+        """A content that will never come into the spool."""
+        for one in [one for one in self._outside if one[0] == number]:
+            self._outside.remove(one)
+            self.waiting_bytes -= one[1]
+
+    def _write_owed(self) -> None:
+        """Which images were refused hangs on the end of an association; it is written as soon as there is room."""
+        self._forsake_broken()
+        while self._owed and self._has_room(_HEAD.size + len(self._owed[0])):
+            self._write(self._owed[0], b"")
+            self._owed.popleft()
 
     def _write(self, text: bytes, content: bytes | bytearray) -> tuple[_Segment, int, int]:
         size = _HEAD.size + len(text) + len(content)
@@ -244,6 +282,8 @@ class IntakeJournal:
             raise
         segment.last = number
         segment.end += _pages(size)
+        if _is_end(text):
+            segment.ends.append((segment.end, text))
         self._outside.append((number, len(content)))
         self.waiting_bytes += len(content)
         return segment, number, segment.end
@@ -259,18 +299,24 @@ class IntakeJournal:
                 raise DiskLow(f"{waiting} MiB of what was received wait for the ledger; no more is taken until then.")
         return self._segments[-1]
 
+    def _has_room(self, size: int) -> bool:
+        return self._fits(size) or len(self._segments) < self._most
+
     def _fits(self, size: int) -> bool:
         if self._closed:
             raise NodeStopping
-        self._drop_unflushed()
+        self._forsake_broken()
         newest = self._segments[-1] if self._segments else None
         return newest is not None and not newest.broken and newest.end + size <= newest.size
 
-    def _drop_unflushed(self) -> None:
-        """Segments of which nothing was ever flushed: a disk that fails for a while does not fill the journal."""
-        for segment in [one for one in self._segments if one.broken and not one.flushed]:
-            self._segments.remove(segment)
-            self._reuse(segment)
+    def _forsake_broken(self) -> None:
+        """A disk that fails for a while does not fill the journal: segments of which nothing was ever flushed go."""
+        for segment in [one for one in self._segments if one.broken]:
+            self._owed.extend(text for _, text in segment.ends)
+            segment.ends.clear()
+            if not segment.flushed:
+                self._segments.remove(segment)
+                self._reuse(segment)
 
     def _begin_segment(self, size: int) -> _Segment:
         spares = (path for path in self._folder.glob("spare-*") if path.stat().st_size >= size)
@@ -309,6 +355,7 @@ class IntakeJournal:
             if segment.broken:
                 raise _not_flushed()
             segment.flushed = max(segment.flushed, written)
+            segment.ends = [one for one in segment.ends if one[0] > segment.flushed]
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -316,6 +363,9 @@ class IntakeJournal:
         """Up to `most` records after that number, in order, each of them durable."""
         found: list[Noted] = []
         with self._lock:
+            if self._owed or any(segment.broken for segment in self._segments):
+                with suppress(OSError, MomentFault):
+                    self._write_owed()
             wanted = [segment for segment in self._segments if segment.last > after]
         for segment in wanted:
             if segment.broken and not segment.flushed:
@@ -489,16 +539,17 @@ def _copy(source: int, handle: int, size: int, at: int) -> int:
         return os.write(handle, os.pread(source, size, at))
 
 
-def _taken_up(path: Path, damaged: Callable[[Path, int, int], None]) -> _Segment:
+def _take_up(segment: _Segment, damaged: Callable[[Path, int, int], None]) -> None:
     """A segment of an earlier process; its end is behind its last record, a torn one there is written over."""
-    segment = _Segment(path)
-    for noted, end in _frames(path, 0, None, damaged, verify=True):
+    for noted, end in _frames(segment.path, 0, None, damaged, verify=True):
         segment.last, segment.end = noted.number, end
+    if torn := _frame(segment.path, segment.handle, segment.end, segment.last):
+        said = "the last record of a segment is not whole, it was being written or is damaged; cut"
+        logger.warning(said, segment=segment.first, number=torn[0].number)
     if segment.end < segment.size:
         os.pwrite(segment.handle, bytes(_HEAD.size), segment.end)
     os.fdatasync(segment.handle)  # its process may have ended between writing and flushing
     segment.flushed = segment.end
-    return segment
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -511,6 +562,21 @@ def _text_of(entry: IntakeEntry) -> bytes:
     if len(text) > _TEXT_LIMIT:
         raise Unreadable(f"What would be noted of it is longer than {_TEXT_LIMIT} bytes.")
     return text
+
+
+def _is_end(text: bytes) -> bool:
+    return text.startswith(b"Ended ")
+
+
+def _entry_of(text: bytes) -> IntakeEntry:
+    """What `_text_of` wrote; SchemaFault where another version did."""
+    kind, _, said = text.partition(b" ")
+    try:
+        entry: IntakeEntry = _KINDS[kind.decode("ascii", "replace")].validate_json(said)
+    except (KeyError, ValidationError):
+        said_by = "The intake journal holds a record of another version; that version, started once more, enters it."
+        raise SchemaFault(said_by) from None
+    return entry
 
 
 def _sum(token: bytes, rest: bytes, text: bytes) -> int:
@@ -567,9 +633,8 @@ def _frame(path: Path, handle: int, at: int, last: int) -> tuple[Noted, int] | N
     text = data[_HEAD.size : body] if body <= len(data) else os.pread(handle, text_size, at + _HEAD.size)
     if _sum(_named(path)[1], data[8 : _HEAD.size], text) != crc:
         return None
-    kind, _, said = text.partition(b" ")
     content = Content(path, at + body, size) if size else None
-    return Noted(number, _KINDS[kind.decode()].validate_json(said), content), at + _pages(body + size)
+    return Noted(number, _entry_of(text), content), at + _pages(body + size)
 
 
 def _is_whole(noted: Noted) -> bool:

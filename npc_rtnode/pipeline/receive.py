@@ -109,7 +109,8 @@ class Receiver:
         with fault_barrier(lambda _error: None):
             outcome = self._try(incoming)
         if outcome in _NOT_TAKEN and request.sop_class_uid in _IMAGES:
-            self._refused[request.association.association_id].append(request.sop_uid[:64])
+            told = self._refused[request.association.association_id]
+            told += [request.sop_uid[:64]] if len(told) < _TOLD else []
         return outcome
 
     def _try(self, incoming: _Incoming) -> StoreOutcome:

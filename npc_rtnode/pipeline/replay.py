@@ -142,7 +142,8 @@ class Replayer:
     def entered(self, number: int) -> StoreOutcome:
         """What became of that record of an instance without content, once the ledger has it."""
         self.run()
-        return self._large.pop(number, StoreOutcome.STORED)
+        found = StoreOutcome.STORED if number <= self._applied else StoreOutcome.NO_RESOURCES
+        return self._large.pop(number, found)
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -243,13 +244,10 @@ class Replayer:
 
     def _differences(self, kept: str, arrived: str) -> tuple[str, ...]:
         failed: list[Exception] = []
+        found: tuple[str, ...] = ()
         with contained(failed.append):
-            return self.reader.differences(self.spool.read(kept), self.spool.read(arrived))
-        if isinstance(failed[0], _PASSING):
-            raise failed[0]
-        if isinstance(failed[0], (NotFound, Unreadable)):
-            return ("the copy in the spool, which is gone or damaged",)
-        return ("what could not be compared",)
+            found = self.reader.differences(self.spool.read(kept), self.spool.read(arrived))
+        return _doubt(failed[0]) if failed else found
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -288,6 +286,15 @@ class Replayer:
             if sha256 in named - gone:
                 self.spool.lay(content, sha256, anew=True)
                 self._unsecured.add(sha256)
+
+
+def _doubt(error: Exception) -> tuple[str, ...]:
+    """Where two contents could not be compared they differ: both are kept, and a person is told."""
+    if isinstance(error, _PASSING):
+        raise error
+    if isinstance(error, (NotFound, Unreadable)):
+        return ("the copy in the spool, which is gone or damaged",)
+    return ("what could not be compared",)
 
 
 def _contents(records: Sequence[Noted]) -> dict[str, Content]:

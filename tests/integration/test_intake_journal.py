@@ -39,7 +39,7 @@ from npc_rtnode.domain.records import (
     StoreOutcome,
     StoreRequest,
 )
-from npc_rtnode.errors import DiskLow, MomentFault, NodeStopping, Unreadable
+from npc_rtnode.errors import DiskLow, MomentFault, NodeStopping, SchemaFault, Unreadable
 from tests.builders import pdu
 from tests.builders.intake import SEGMENT, Intake
 from tests.builders.ledger import MR, NOON, Ledger
@@ -643,6 +643,57 @@ def test_where_the_kernel_does_not_copy(folder: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "copy").read_bytes() == content(1)
 
 
+def test_the_end_of_an_association_outlives_a_failing_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which images were refused hangs on it: written again where its segment broke, or where it was not written."""
+    journal = opened(folder)
+    ends = [Ended(NOON, INFO, how, ("1.2.3",)) for how in ("released", "aborted")]
+    journal.append(ends[0], wait=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "")))
+        with pytest.raises(DiskLow):
+            journal.append(arrived(1, b"x"), b"x")
+        patched.setattr(os, "pwritev", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "")))
+        with pytest.raises(DiskLow):
+            journal.append(ends[1], wait=False)
+    assert [noted.entry for noted in journal.read(0, 10)] == ends
+    journal.append(arrived(2, b"y"), b"y")
+    assert len(numbers(journal)) == 3
+
+
+def test_what_was_not_taken_waits_for_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents whose flush failed never come into the spool: no room there is counted for them."""
+    journal = opened(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "")))
+        with pytest.raises(DiskLow):
+            journal.append(arrived(1, b"x"), b"x")
+    assert journal.waiting_bytes == 0
+    journal.append(arrived(2, b"yy"), b"yy")
+    assert journal.waiting_bytes == 2
+    journal.entered(journal.last)
+    assert journal.waiting_bytes == 0
+
+
+def test_a_last_record_that_is_cut_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torn by a power loss or damaged since: nobody can know, so the log says which record it was."""
+    fill(folder, 3)
+    data = bytearray(segment(folder).read_bytes())
+    data[2 * 8192 + 5000] ^= 0xFF
+    segment(folder).write_bytes(data)
+    assert numbers(opened(folder)) == [1, 2]
+    assert re.search(r"not whole.*number=3", capsys.readouterr().out)
+
+
+def test_a_record_of_another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, and of a kind that this program does not know: nothing is cut, and it is said what to do."""
+    fill(folder, 1)
+    with monkeypatch.context() as patched:
+        patched.delitem(intake_journal._KINDS, "Arrived")
+        with pytest.raises(SchemaFault, match="another version"):
+            opened(folder)
+    assert numbers(opened(folder)) == [1]
+
+
 # --- entering, when something fails -----------------------------------------------------------------------------------
 
 
@@ -761,6 +812,16 @@ def test_a_very_long_list_of_refused_images_can_be_told(ledger: Ledger, tmp_path
     receiver._refused[ledger.association.association_id] += [f"1.2.{10**55 + number}" for number in range(20_000)]
     receiver.closed(ledger.association, "released")
     assert receiver.replayer.run() == 1
+
+
+def test_a_large_object_whose_record_was_not_entered_is_not_stored(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool
+) -> None:
+    """Its sender waits for the row; where there is none, it hears no Success."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    large = receiver.journal.append(arrived(2, b"x"))
+    receiver.journal.read = lambda *_: []  # type: ignore[method-assign]
+    assert receiver.replayer.entered(large) is StoreOutcome.NO_RESOURCES
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------
