@@ -49,6 +49,8 @@ _ROOM_S: Final = 10.0
 """How long a record waits for the ledger to take others; then the sender is asked to try again."""
 _FLUSHERS: Final = 4
 """Flushes of a segment at the same time."""
+_OWED: Final = 1000
+"""Ends of associations that wait in memory for a disk that fails; older ones are let go of."""
 _PAGE: Final = 4096
 _MAGIC: Final = b"NPJ1"
 _HEAD: Final = struct.Struct("<4sIQII")
@@ -160,7 +162,7 @@ class IntakeJournal:
         self._closed = False
         self._cursor = (0, 0)  # the record that was read last, and where the next one begins
         self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
-        self._owed: deque[bytes] = deque()  # ends of associations that a failing disk did not take
+        self._owed: deque[bytes] = deque(maxlen=_OWED)  # ends of associations that a failing disk did not take
         self.waiting_bytes = 0
         """Of contents that are not in the spool yet, where each will take as much room again."""
         self.stirred: Callable[[], object] = lambda: None
@@ -196,12 +198,14 @@ class IntakeJournal:
             unfinished.unlink()
         for path in _segments(self._folder):
             self._segments.append(_Segment(path))
+            self._close_flushed()
             _take_up(self._segments[-1], damaged=self._set_aside)
-        self._close_flushed()
 
     def close(self) -> None:
         """Let go of it; what waits is there for the next process. Nothing is written from now on."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
             self._room.notify_all()
             for segment in self._segments:
@@ -418,7 +422,8 @@ class IntakeJournal:
 
     def is_full(self) -> bool:
         """Whether soon no more is taken until the ledger has taken some."""
-        return len(self._segments) >= self._most and self._segments[-1].end > self._segment_bytes // 2
+        segments = list(self._segments)  # another thread may take some away
+        return len(segments) >= self._most and segments[-1].end > self._segment_bytes // 2
 
     def prepare(self, quiet: bool = True) -> None:
         """Have segments ready for when the one in use is full: one, and more of them when it is quiet and room is

@@ -59,7 +59,7 @@ class FakeSpool:
         if self.full:
             raise DiskLow("the test says so")
 
-    def lay(self, content: Content, sha256: str) -> None:
+    def lay(self, content: Content, sha256: str, anew: bool = False) -> None:
         """Keep what the journal holds."""
         self.kept[sha256] = content.read()
 

@@ -694,6 +694,42 @@ def test_a_record_of_another_version(folder: Path, monkeypatch: pytest.MonkeyPat
     assert numbers(opened(folder)) == [1]
 
 
+def test_a_journal_of_many_segments_is_taken_up_with_few_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a ledger that was away for long has left is opened one after another: a process may have 1024."""
+    journal = opened(folder)
+    for number in range(12):
+        journal.append(arrived(number, content(number, SEGMENT // 2)), content(number, SEGMENT // 2))
+    journal.close()
+    before, take_up, most = len(os.listdir("/proc/self/fd")), intake_journal._take_up, list[int]()
+
+    def counting(*given: Any, **named: Any) -> None:
+        most.append(len(os.listdir("/proc/self/fd")) - before)
+        take_up(*given, **named)
+
+    monkeypatch.setattr(intake_journal, "_take_up", counting)
+    journal = opened(folder)
+    assert len(most) >= 12
+    assert max(most) < 16
+    journal.close()
+    journal.close()
+
+
+def test_a_journal_without_tokens_is_taken_up(folder: Path) -> None:
+    """Earlier versions named segments by their number alone: what waits there is read, and the next gets a token."""
+    said = b"Opened " + intake_journal._KINDS["Opened"].dump_json(Opened(NOON, INFO))
+    rest = struct.pack("<QII", 7, len(said), 0)
+    folder.mkdir()
+    frame = b"NPJ1" + struct.pack("<L", zlib.crc32(said, zlib.crc32(rest))) + rest + said
+    (folder / f"{7:020d}.seg").write_bytes(frame.ljust(2 * 4096, b"\0"))
+    journal = opened(folder, applied=6)
+    assert numbers(journal, 6) == [7]
+    journal.append(Opened(NOON, INFO))
+    journal.append(Opened(NOON, INFO))
+    assert numbers(journal, 6) == [7, 8, 9]
+    journal.release(9)
+    assert [len(path.stem) for path in folder.glob("*.seg")] == [37]
+
+
 # --- entering, when something fails -----------------------------------------------------------------------------------
 
 
