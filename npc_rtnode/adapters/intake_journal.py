@@ -160,6 +160,7 @@ class IntakeJournal:
         self._segments: list[_Segment] = []
         self._next = 1
         self._closed = False
+        self._broke = False  # a segment has since it was looked at last
         self._cursor = (0, 0)  # the record that was read last, and where the next one begins
         self._outside: deque[tuple[int, int]] = deque()  # contents that are not in the spool yet: number, bytes
         self._owed: deque[bytes] = deque(maxlen=_OWED)  # ends of associations that a failing disk did not take
@@ -282,7 +283,7 @@ class IntakeJournal:
             if os.pwritev(segment.handle, [head, text, content], segment.end) != size:
                 raise OSError(errno.ENOSPC, "a short write")
         except OSError:
-            segment.broken = True
+            segment.broken = self._broke = True
             raise
         segment.last = number
         segment.end += _pages(size)
@@ -315,6 +316,9 @@ class IntakeJournal:
 
     def _forsake_broken(self) -> None:
         """A disk that fails for a while does not fill the journal: segments of which nothing was ever flushed go."""
+        if not self._broke:
+            return
+        self._broke = False
         for segment in [one for one in self._segments if one.broken]:
             self._owed.extend(text for _, text in segment.ends)
             segment.ends.clear()
@@ -353,7 +357,7 @@ class IntakeJournal:
             try:
                 os.fdatasync(handle)
             except OSError:
-                segment.broken = True
+                segment.broken = self._broke = True
                 raise
         with self._lock:
             if segment.broken:
@@ -367,7 +371,7 @@ class IntakeJournal:
         """Up to `most` records after that number, in order, each of them durable."""
         found: list[Noted] = []
         with self._lock:
-            if self._owed or any(segment.broken for segment in self._segments):
+            if self._owed or self._broke:
                 with suppress(OSError, MomentFault):
                     self._write_owed()
             wanted = [segment for segment in self._segments if segment.last > after]

@@ -137,7 +137,8 @@ class Replayer:
 
     def congestion(self) -> str | None:
         """Why no more can be taken for now, if so."""
-        return "the intake journal is full, the ledger takes nothing" if self.journal.is_full() else None
+        because = "the intake journal is full, the ledger or the spool's disk takes nothing"
+        return because if self.journal.is_full() else None
 
     def entered(self, number: int) -> StoreOutcome:
         """What became of that record of an instance without content, once the ledger has it."""
