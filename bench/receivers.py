@@ -39,6 +39,8 @@ ROOT: Final = Path(__file__).parents[1]
 SHIM: Final = ROOT / "bench" / "fsync_on_close.c"
 LAG_S: Final = 120.0
 """A row that is not in the ledger so long after its acknowledgement counts as lost."""
+SPARES: Final = 20
+"""Segments of its intake journal that this node writes with zeros while it has nothing to do."""
 POLL_S: Final = 0.005
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -259,7 +261,17 @@ class Node(Receiver):
         self.store.chmod(0o700)
         schema.upgrade(self._engine)
         self._before = self._ask(select(func.max(InstanceRow.id))) or 0
-        return super().up()
+        super().up()
+        self._wait_for_spares()
+        return self
+
+    def _wait_for_spares(self) -> None:
+        """As it is a quarter of a minute after its first start, for the rest of its life. Raises NotKept."""
+        deadline = time.monotonic() + LAG_S
+        while len(list((self.store / "spool" / "journal").glob("spare-*"))) < SPARES:
+            if time.monotonic() > deadline:
+                raise NotKept(f"the journal has no {SPARES} segments ready {LAG_S:g} s after the start")
+            time.sleep(POLL_S * 10)
 
     def down(self) -> None:
         """The process first, then our own connections."""

@@ -43,8 +43,10 @@ _SPARES: Final = 32
 """Used segments that are kept to be used again; no more than half of what the journal may take."""
 _PRESSING: Final = 24
 """So many full segments are let go of under load too; the files of a burst are better made durable after it."""
-_AHEAD: Final = 6
-"""Segments that are written with zeros before they are needed, at the first start and when it is quiet."""
+_AHEAD: Final = _PRESSING
+"""Segments that are written with zeros when it is quiet and room is plenty, so that no burst has to wait for it."""
+_AT_ONCE: Final = 2
+"""So many of them at a beat, and ahead of a burst that needs more; records wait for the ledger meanwhile."""
 _ROOM_S: Final = 10.0
 """How long a record waits for the ledger to take others; then the sender is asked to try again."""
 _FLUSHERS: Final = 4
@@ -430,13 +432,13 @@ class IntakeJournal:
         return len(segments) >= self._most and segments[-1].end > self._segment_bytes // 2
 
     def prepare(self, quiet: bool = True) -> None:
-        """Have segments ready for when the one in use is full: one, and more of them when it is quiet and room is
+        """Have segments ready for when the one in use is full: two, and step by step many when it is quiet and room is
         plenty."""
         with _disk_faults():
             room, ready = os.statvfs(self._folder), len(list(self._folder.glob("spare-*")))
             plenty = room.f_bavail * room.f_frsize > 4 * _AHEAD * self._segment_bytes
-            wanted = _AHEAD if quiet and plenty else 1
-            for _ in range(min(wanted, self._most - len(self._segments)) - ready):
+            wanted = min(_AHEAD if quiet and plenty else _AT_ONCE, self._most - len(self._segments))
+            for _ in range(min(wanted - ready, _AT_ONCE)):
                 _new_spare(self._folder, self._segment_bytes)
 
     def _reuse(self, segment: _Segment) -> None:

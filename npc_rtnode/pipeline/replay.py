@@ -10,13 +10,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from npc_rtnode import log
 from npc_rtnode.domain.records import Arrival, Arrived, Ended, IntakeEntry, StoreOutcome
 from npc_rtnode.domain.retry import code_of
-from npc_rtnode.errors import MomentFault, NotFound, Unreadable
+from npc_rtnode.errors import DiskLow, MomentFault, NotFound, Unreadable
 from npc_rtnode.pipeline.attempt import contained, fault_barrier
 from npc_rtnode.ports import Clock, Content, DatasetReader, IntakeJournal, IntakePages, IntakeSpool, Noted
 
@@ -115,6 +116,8 @@ class Replayer:
                 return False
             if self.journal.last == newest:
                 return True
+            with suppress(DiskLow):  # who needs a segment says so
+                self.journal.prepare(quiet=False)
         return False
 
     def _beat(self, quiet: bool) -> bool:

@@ -569,23 +569,43 @@ def test_nothing_is_written_once_it_is_closed(folder: Path) -> None:
 
 def test_a_spare_is_whole_before_it_can_be_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody finds it while it is being written; what a crash left half is cleared, and a short one is in no way."""
-    journal, write, seen = opened(folder), os.write, list[Path]()
+    journal, write, seen = opened(folder), os.write, set[int]()
 
     def looking(handle: int, data: bytes) -> int:
-        seen.extend(folder.glob("spare-*"))
+        seen.update(path.stat().st_size for path in folder.glob("spare-*"))
         return write(handle, data)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", looking)
         journal.prepare(quiet=False)
-    assert seen == []
+    assert seen == {SEGMENT}
     journal.close()
     (folder / "new-left").write_bytes(b"half")
     (folder / "spare-00000000000000000000").write_bytes(b"")
     journal = opened(folder)
     journal.append(Opened(NOON, INFO))
     assert not (folder / "new-left").exists()
-    assert [path.name for path in folder.glob("spare-*")] == ["spare-00000000000000000000"]
+    assert segment(folder).stat().st_size == SEGMENT
+    assert (folder / "spare-00000000000000000000").exists()
+
+
+def test_segments_are_ready_before_they_are_needed(folder: Path) -> None:
+    """Two at once, so that records are not kept from the ledger: two under load, many step by step when it is quiet."""
+
+    def ready(quiet: bool, times: int) -> int:
+        for _ in range(times):
+            journal.prepare(quiet=quiet)
+        return len(list(folder.glob("spare-*")))
+
+    journal = opened(folder)
+    assert [ready(False, 3), ready(True, 1), ready(True, 30), ready(False, 1)] == [2, 4, 24, 24]
+    journal.close()
+    small = IntakeJournal(folder / "small", 4 * SEGMENT, SEGMENT)
+    small.open(0)
+    for _ in range(9):
+        small.prepare()
+    assert len(list((folder / "small").glob("spare-*"))) == 4, "no more than may ever be full"
+    small.close()
 
 
 def test_who_waited_for_room_looks_again_whether_it_fits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
