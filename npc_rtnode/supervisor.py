@@ -5,6 +5,7 @@ A fault in CUDA or in a decoder takes the worker down, never the listener; the l
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from npc_rtnode import log
 from npc_rtnode.kinship import die_with
@@ -25,6 +28,7 @@ STEADY_S = 60.0
 """A role that has run this long is healthy: its next restart is immediate again."""
 STOP_S = 25.0
 _SUPERVISOR = "NPC_RTNODE_SUPERVISOR"
+_M_ARENA_MAX: Final = -8  # malloc.h
 
 
 def serve_until_told() -> None:
@@ -40,6 +44,16 @@ def belong_to_supervisor() -> None:
     """In a role's process: stop in order when the supervisor goes, however it goes."""
     if parent := os.environ.get(_SUPERVISOR):
         die_with(int(parent), signal.SIGTERM)
+
+
+def keep_memory_together() -> None:
+    """In a role of many short threads: have glibc allocate for all of them in two arenas.
+
+    Each thread would have one of its own (eight a core), and little of it comes back: after three thousand hostile
+    calls the receiver had grown by 16 MiB and went on growing, with two arenas by 5.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 @dataclass

@@ -41,6 +41,8 @@ def serve(
         supervisor.supervise(config, (Role.WORK,) if settings.work.host else tuple(Role))
         return
     supervisor.belong_to_supervisor()
+    if only is Role.RECEIVE:
+        supervisor.keep_memory_together()
     from npc_rtnode.app import ReceiveRole, WorkRole
 
     role = ReceiveRole(settings) if only is Role.RECEIVE else WorkRole(settings)
