@@ -107,6 +107,7 @@ def _numbers(station: Station) -> Iterator[tuple[str, float, float]]:
         yield "jobs that wait", AdmissionLedger(station.sessions).backlog(), limit
     yield f"records of the intake journal that wait for longer than {LATE_S} s", station.late_records(), 0
     yield "stretches of the intake journal that could not be read", len(station.notes.damaged()), 0
+    yield "instances that the ledger could not take and that were not sent again", station.queries.without_row(), 0
     if pid := _receiver(station.home.listener_file):
         yield from _process(pid, THREADS_BESIDE + 2 * station.settings.listener.max_associations)
 

@@ -42,7 +42,7 @@ def _counts(station: Station) -> dict[str, Any]:
     """How many of what; also what is safe in the intake journal and not in the ledger yet."""
     notes, entered = station.notes, station.queries.entered()
     waiting = {"records_waiting": len(notes.waiting(entered)), "journal_damaged": len(notes.damaged())}
-    return {**station.queries.counts(), **waiting}
+    return {**station.queries.counts(), **waiting, "without_row": station.queries.without_row()}
 
 
 def admission_of(station: Station) -> dict[str, Any]:

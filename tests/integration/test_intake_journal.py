@@ -854,6 +854,23 @@ def test_what_is_set_aside_is_durable_and_not_called_stored(
     assert len(settled) == 1
 
 
+def test_what_was_acknowledged_and_has_no_row_is_counted(
+    ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has been sent again and entered; other records that were set aside bring no instance."""
+    receiver = Intake(ledger, tmp_path, spool, InstanceReader(), at_once=False)
+    one = a_slice(ledger, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.intake, "_enter", lambda *_: (_ for _ in ()).throw(ValueError()))
+        hand_over(receiver, one)
+        receiver.rejected(ledger.association, "unknown")
+        receiver.replayer.run()
+    assert ledger.queries.without_row() == 1
+    hand_over(receiver, one)
+    receiver.replayer.run()
+    assert ledger.queries.without_row() == 0
+
+
 def test_no_room_for_a_spare_at_the_start(
     ledger: Ledger, tmp_path: Path, spool: FileSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,8 @@ class IntakeLedger:
         """A record that cannot be entered is told in the journal of events, and does not come again."""
         with self._sessions.writing() as session:
             detail = {"number": number, "kind": type(entry).__name__, "reason": reason}
+            if isinstance(entry, Arrived):
+                detail["sha256"] = entry.arrival.sha256
             tell(session, "intake", str(number), "RECORD_SET_ASIDE", Note(now, detail=detail))
             position = _position(session)
             position.applied = max(position.applied, number)

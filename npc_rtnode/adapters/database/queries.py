@@ -102,6 +102,14 @@ class Queries:
         with self._sessions.reading() as session:
             return session.scalar(select(IntakePositionRow.applied)) or 0
 
+    def without_row(self) -> int:
+        """How many contents came, could not be entered, and are named by no instance since."""
+        set_aside = select(EventRow.detail).where(EventRow.subject == "intake", EventRow.event == "RECORD_SET_ASIDE")
+        with self._sessions.reading() as session:
+            digests = {detail["sha256"] for detail in session.scalars(set_aside) if "sha256" in detail}
+            named = select(InstanceRow.sha256).distinct().where(InstanceRow.sha256.in_(digests))
+            return len(digests.difference(session.scalars(named)))
+
     def instances_of(self, series_uid: str) -> int:
         """How many instances of that series stand here, in whichever of its revisions."""
         named = select(func.count(InstanceRow.sop_uid.distinct())).join(SeriesRow)
