@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom import archive as module
 from npc_rtnode.adapters.dicom.archive import FIND, MOVE, Found, Moved, pull
+from npc_rtnode.adapters.dicom.calling import Call
 from npc_rtnode.adapters.intake_journal import IntakeJournal
 from npc_rtnode.app import ReceiveRole, Station, utc_now
 from npc_rtnode.cli import app, backfill
@@ -246,3 +248,39 @@ def test_counts_of_an_answer() -> None:
     status = Dataset()
     status.NumberOfCompletedSuboperations = 4
     assert module._counts(status) == (4, 0, 0)
+
+
+class Quick:
+    """An association whose reactor says once that it is paused and is not, as pynetdicom's does on a busy machine."""
+
+    def __init__(self) -> None:
+        self._reactor_checkpoint = threading.Event()
+        self._reactor_checkpoint.set()
+        self._said = iter([True, False])
+
+    @property
+    def _is_paused(self) -> bool:
+        return next(self._said, not self._reactor_checkpoint.is_set())
+
+    def _asked(self, *_: object) -> Iterator[tuple[Dataset, None]]:
+        assert not self._reactor_checkpoint.is_set()
+        assert next(self._said, None) is None, "it was believed at once"
+        status = Dataset()
+        status.Status = 0
+        yield status, None
+
+    send_c_find = send_c_move = _asked
+
+    def release(self) -> None:
+        """Nothing holds it."""
+
+
+@pytest.mark.parametrize(("ask", "more"), [(module._find, ()), (module._move, ("HERE",))])
+def test_no_answer_is_taken_by_the_librarys_own_thread(
+    ask: Callable[..., None], more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is paused, and believed to be only when it lasts, before anything is asked."""
+    monkeypatch.setattr(module, "associate", lambda *_: Quick())
+    said: list[object] = []
+    ask(said.append, Call("127.0.0.1", 1, "PACS", "HERE", 1.0), {}, *more)
+    assert said == ([(0, (0, 0, 0))] if more else [[]])

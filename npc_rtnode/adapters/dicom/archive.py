@@ -14,7 +14,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pynetdicom.presentation import build_context
 
-from npc_rtnode.adapters.dicom.calling import Call, associate, call_to, in_a_child, one_answer
+from npc_rtnode.adapters.dicom.calling import Call, associate, call_to, in_a_child, one_answer, pause_reactor
 from npc_rtnode.errors import NotFound, ObjectRefused, PeerBusy, PeerError
 from npc_rtnode.settings import Archive, TlsSettings
 
@@ -125,6 +125,7 @@ def _number(text: str) -> int | None:
 
 def _find(say: Callable[[Any], None], call: Call, keys: Keys) -> None:
     assoc = associate(call, [build_context(FIND)])
+    pause_reactor(assoc)
     rows = [
         {key: str(match.get(key) or "") for key in keys} for match in _matches(assoc.send_c_find(_query(keys), FIND))
     ]
@@ -148,6 +149,7 @@ def _matches(answers: Iterator[tuple[Dataset, Dataset | None]]) -> Iterator[Data
 def _move(say: Callable[[Any], None], call: Call, keys: Keys, to_ae: str) -> None:
     """Each answer of the archive is a sign of life; the last one says what came of it."""
     assoc = associate(call, [build_context(MOVE)])
+    pause_reactor(assoc)
     for status, _ in assoc.send_c_move(_query(keys), to_ae, MOVE):
         if "Status" not in status:
             raise PeerError("It ended the retrieval without an answer.")

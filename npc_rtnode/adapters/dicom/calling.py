@@ -274,8 +274,8 @@ def _lost(assoc: Association, waited_s: float) -> NoReturn:
     raise PeerError("It ended the association without an answer.")
 
 
-def _pause_reactor(assoc: Association) -> None:
-    """As send_c_store does, or the reactor takes the answer from us; but for good, to the release.
+def pause_reactor(assoc: Association) -> None:
+    """Before a request, or the reactor takes the answer from us; as send_c_store and its like do, but surely.
 
     pynetdicom says `_is_paused` shortly before it is: pausing anew for every message loses an answer now and then on a
     busy machine ("Received unexpected C-STORE service message"). So it is asked for once, and believed when it lasts.
@@ -291,7 +291,7 @@ def _pause_reactor(assoc: Association) -> None:
 
 def exchange(assoc: Association, request: Any, context: PresentationContext) -> Any:
     """Send one request and wait for its own answer; pynetdicom's send_c_store takes any."""
-    _pause_reactor(assoc)
+    pause_reactor(assoc)
     begun = time.monotonic()
     assoc.dimse.send_msg(request, context.context_id or 0)
     while assoc.dul.is_alive() and not assoc.dul.to_provider_queue.empty():
