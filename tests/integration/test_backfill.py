@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydicom import dcmread, uid
@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.dicom import archive as module
 from npc_rtnode.adapters.dicom.archive import FIND, MOVE, Found, Moved, pull
-from npc_rtnode.adapters.dicom.calling import Call
+from npc_rtnode.adapters.dicom.calling import Call, pause_reactor
 from npc_rtnode.adapters.intake_journal import IntakeJournal
 from npc_rtnode.app import ReceiveRole, Station, utc_now
 from npc_rtnode.cli import app, backfill
@@ -45,6 +45,17 @@ port = {port}
 timeout_s = 60
 wall_clock_s = 100
 """
+
+
+def _send_surely(event: Any) -> None:
+    """Or pynetdicom's own thread takes an answer of ours now and then, and one more sub-operation has failed."""
+    assoc, send = event.assoc, event.assoc.send_c_store
+
+    def surely(*said: Any, **more: Any) -> Dataset:
+        pause_reactor(assoc)
+        return cast("Dataset", send(*said, **more))
+
+    assoc.send_c_store = surely
 
 
 @dataclass
@@ -84,7 +95,8 @@ class FalseArchive:
 
     def _on_move(self, event: Any) -> Iterator[Any]:
         contexts = [build_context(uid.MRImageStorage, uid.ExplicitVRLittleEndian)] if self.sends else []
-        yield "127.0.0.1", self.to_port or 1, {"contexts": contexts}
+        surely = [(evt.EVT_ESTABLISHED, _send_surely)]
+        yield "127.0.0.1", self.to_port or 1, {"contexts": contexts, "evt_handlers": surely}
         yield len(self.sends)
         for instance in self.sends:
             yield 0xFF00, instance

@@ -5,6 +5,7 @@ It is no part of the daemon. It asks nobody who they are, so it binds to 127.0.0
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,9 @@ class StoringSCP:
         received = _received(event)
         data = StructureReader().file_prefix(received) + received.encoded
         path = self._folder / f"{sha256_hex(data)}.dcm"
-        path.write_bytes(data)
+        part = self._folder / f"{secrets.token_hex(8)}.part"
+        part.write_bytes(data)
+        part.replace(path)  # whoever reads what came before, the same bytes perhaps, finds them whole
         with self._lock:
             self.received.append(
                 StoredObject(
