@@ -39,7 +39,7 @@ ROOT: Final = Path(__file__).parents[1]
 SHIM: Final = ROOT / "bench" / "fsync_on_close.c"
 LAG_S: Final = 120.0
 """A row that is not in the ledger so long after its acknowledgement counts as lost."""
-SPARES: Final = 20
+SPARES: Final = 6
 """Segments of its intake journal that this node writes with zeros while it has nothing to do."""
 POLL_S: Final = 0.005
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -266,7 +266,7 @@ class Node(Receiver):
         return self
 
     def _wait_for_spares(self) -> None:
-        """As it is a quarter of a minute after its first start, for the rest of its life. Raises NotKept."""
+        """As it is some seconds after its first start. Raises NotKept."""
         deadline = time.monotonic() + LAG_S
         while len(list((self.store / "spool" / "journal").glob("spare-*"))) < SPARES:
             if time.monotonic() > deadline:

@@ -43,8 +43,8 @@ _SPARES: Final = 32
 """Used segments that are kept to be used again; no more than half of what the journal may take."""
 _PRESSING: Final = 24
 """So many full segments are let go of under load too; the files of a burst are better made durable after it."""
-_AHEAD: Final = _PRESSING
-"""Segments that are written with zeros when it is quiet and room is plenty, so that no burst has to wait for it."""
+_AHEAD: Final = 6
+"""Segments that are written with zeros when it is quiet and room is plenty."""
 _AT_ONCE: Final = 2
 """So many of them at a beat, and ahead of a burst that needs more; records wait for the ledger meanwhile."""
 _ROOM_S: Final = 10.0
@@ -432,7 +432,7 @@ class IntakeJournal:
         return len(segments) >= self._most and segments[-1].end > self._segment_bytes // 2
 
     def prepare(self, quiet: bool = True) -> None:
-        """Have segments ready for when the one in use is full: two, and step by step many when it is quiet and room is
+        """Have segments ready for when the one in use is full: two, and step by step more when it is quiet and room is
         plenty."""
         with _disk_faults():
             room, ready = os.statvfs(self._folder), len(list(self._folder.glob("spare-*")))

@@ -590,7 +590,7 @@ def test_a_spare_is_whole_before_it_can_be_taken(folder: Path, monkeypatch: pyte
 
 
 def test_segments_are_ready_before_they_are_needed(folder: Path) -> None:
-    """Two at once, so that records are not kept from the ledger: two under load, many step by step when it is quiet."""
+    """Two at once, so that records are not kept from the ledger: two under load, more step by step when it is quiet."""
 
     def ready(quiet: bool, times: int) -> int:
         for _ in range(times):
@@ -598,7 +598,7 @@ def test_segments_are_ready_before_they_are_needed(folder: Path) -> None:
         return len(list(folder.glob("spare-*")))
 
     journal = opened(folder)
-    assert [ready(False, 3), ready(True, 1), ready(True, 30), ready(False, 1)] == [2, 4, 24, 24]
+    assert [ready(False, 3), ready(True, 1), ready(True, 30), ready(False, 1)] == [2, 4, 6, 6]
     journal.close()
     small = IntakeJournal(folder / "small", 4 * SEGMENT, SEGMENT)
     small.open(0)
