@@ -116,7 +116,7 @@ class Replayer:
                 return False
             if self.journal.last == newest:
                 return True
-            with suppress(DiskLow):  # who needs a segment says so
+            with suppress(DiskLow, OSError):  # who needs a segment says so
                 self.journal.prepare(quiet=False)
         return False
 

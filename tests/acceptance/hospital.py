@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from model.phantom import Phantom, make_case, small_profile
 from model.phantom.dicom import write_dicom_series
+from npc_rtnode.adapters.dicom.calling import pause_reactor
 from npc_rtnode.adapters.dicom.simulator import StoredObject
 from npc_rtnode.domain.identifiers import derived_uid
 from tests.acceptance.node import Node
@@ -171,23 +171,13 @@ def store(assoc: Association, item: Slice) -> int | None:
     request.MessageID, request.Priority = 1, 0
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(item.sop_class), UID(item.sop_uid)
     request.DataSet = BytesIO(item.encoded)
-    _pause_reactor(assoc)
+    pause_reactor(assoc)
     assoc.dimse.send_msg(request, context.context_id)
     _, answer = assoc.dimse.get_msg(block=True)
     if answer is None:
         assoc._reactor_checkpoint.set()
         return None
     return int(answer.Status)
-
-
-def _pause_reactor(assoc: Association) -> None:
-    """Once and for good: pynetdicom says `_is_paused` shortly before it is, and would take an answer from us."""
-    if assoc._reactor_checkpoint.is_set():
-        assoc._reactor_checkpoint.clear()
-        lasted = 0
-        while lasted < 5 and assoc.is_alive():
-            time.sleep(0.002)
-            lasted = lasted + 1 if assoc._is_paused else 0
 
 
 def _kind_of(item: Slice) -> tuple[str, str]:

@@ -283,6 +283,10 @@ class Quick:
 
     send_c_find = send_c_move = _asked
 
+    def is_alive(self) -> bool:
+        """Its thread runs."""
+        return True
+
     def release(self) -> None:
         """Nothing holds it."""
 

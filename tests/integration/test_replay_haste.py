@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +100,24 @@ def test_while_another_association_is_open_nothing_is_hastened(side: Clocked) ->
         side.receiver.closed(caller("long"), "aborted")
         assert side.known.acquire(timeout=PATIENCE_S)
     assert not side.known.acquire(blocking=False)
+
+
+def test_who_readies_segments_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file can be opened for a segment ahead of a burst: records are entered all the same."""
+
+    class Burst:
+        last = property(lambda self: next(self.numbers))
+
+        def __init__(self) -> None:
+            self.numbers, self.asked = itertools.count(), 0
+
+        def prepare(self, quiet: bool = True) -> None:
+            self.asked += 1
+            raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(replay, "GATHER_S", 0.01)
+    monkeypatch.setattr(replay, "LONGEST_GATHER_S", 0.03)
+    journal: Any = Burst()
+    nobody: Any = None
+    assert not Replayer(journal, nobody, nobody, nobody, nobody)._gather()
+    assert journal.asked == 3

@@ -284,7 +284,7 @@ def pause_reactor(assoc: Association) -> None:
         return
     assoc._reactor_checkpoint.clear()
     lasted = 0
-    while lasted < 5:
+    while lasted < 5 and assoc.is_alive():
         time.sleep(0.002)
         lasted = lasted + 1 if assoc._is_paused else 0
 
