@@ -21,6 +21,7 @@ from procrastinate.exceptions import ProcrastinateException
 from sqlalchemy.engine import make_url
 
 from npc_rtnode import log
+from npc_rtnode.adapters.database.engine import network_limits
 from npc_rtnode.adapters.database.procrastinated import TASK
 
 logger = log.get(__name__)
@@ -37,7 +38,7 @@ class Courier:
     """Started and stopped once."""
 
     def __init__(self, url: str, lanes: Lanes, beat_s: float, silent_s: float) -> None:
-        self._conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._conninfo = _conninfo(url)
         self._lanes = lanes
         self._beat_s, self._silent_s = beat_s, silent_s
         self._stopping = threading.Event()
@@ -88,11 +89,20 @@ class Courier:
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True)(self._carry)
         self._all = asyncio.current_task()
+        if self._stopping.is_set():  # told so before there was anything to call back
+            return
         async with app.open_async(), asyncio.TaskGroup() as lanes:
             for resource in self._lanes:
                 lanes.create_task(self._lane(app, resource))
 
     async def _lane(self, app: procrastinate.App, resource: str) -> None:
+        """A worker whose heartbeat could not be written ends as if it had been told to: then another one begins."""
+        while True:
+            await self._worker(app, resource)
+            logger.warning("a lane's worker ended by itself, another one begins", resource=resource)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _worker(self, app: procrastinate.App, resource: str) -> None:
         await app.run_worker_async(
             queues=[resource],
             name=resource,
@@ -107,3 +117,10 @@ class Courier:
     def _carry(self, context: procrastinate.JobContext, work: str) -> None:
         if not self._stopping.is_set():
             self._lanes[str(context.job.queue)](int(work.split()[1]))
+
+
+def _conninfo(url: str) -> str:
+    """For libpq itself; a server that has vanished without a word is noticed as early as by the ledger's engine."""
+    limits = {name: str(limit) for name, limit in network_limits().items()}
+    server = make_url(url).set(drivername="postgresql").update_query_dict(limits)
+    return server.render_as_string(hide_password=False)
