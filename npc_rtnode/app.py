@@ -581,7 +581,7 @@ class WorkRole:
         """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
         self._stopping.set()
         self._porter.stop()
-        self._predictor.interrupt()
+        self._predictor.retire()
         self._metronome.stop()
         if self._courier:
             self._courier.stop()
@@ -631,7 +631,7 @@ class WorkRole:
             **{send_to(d.name): _Stage(f"deliver:{d.name}", self._deliverer(d).run) for d in destinations},
         }
         return {
-            resource: replace(stage, run=self._reaching(stage.run))
+            resource: replace(stage, run=self._willing(self._reaching(stage.run)))
             for resource, stage in stages.items()
             if takes(resource)
         }
@@ -658,6 +658,10 @@ class WorkRole:
             FetchedSpool(station.outbox, errand, OUTBOX),
             FetchedPredictions(station.predictions, station.root / WORK, errand),
         )
+
+    def _willing(self, run: _Run) -> _Run:
+        """Claim nothing while the role stops: the courier fetches until the last tick has ended."""
+        return lambda only=None: not self._stopping.is_set() and run(only)
 
     def _reaching(self, run: _Run) -> _Run:
         """Claim nothing while the node's files cannot be had: another host may."""

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.intake_journal import IntakeJournal
-from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, utc_now
+from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, WorkRole, utc_now
 from npc_rtnode.cli.checks import examine
 from npc_rtnode.cli.fsck import checker
 from npc_rtnode.domain.records import AssociationInfo, Opened
@@ -98,6 +99,19 @@ def test_a_receiver_that_cannot_listen_lets_go_of_everything(station: Station, s
     role = ReceiveRole(taken)
     assert role.start() == port
     role.stop()
+
+
+def test_a_role_that_stops_claims_nothing(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever still brings it work: what began now would be killed with the role, and count as a crash of its input."""
+    role = WorkRole(station.settings)
+    with closing(role._station):
+        role._stopping.set()
+        claims: list[object] = []
+        monkeypatch.setattr(role._pages, "claim_job", lambda *_: claims.append(_))
+        assert not any(stage.run(1) for stage in role._stages.values())
+        assert len(role._stages) == 2
+        assert claims == []
+    role._predictor.close()
 
 
 def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
