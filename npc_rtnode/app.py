@@ -329,12 +329,13 @@ class Station:
 
     def forget_fetched(self) -> int:
         """On a further host: what was fetched goes again after a while; how many files."""
-        oldest = time.time() - self.settings.work.cache_h * 3600
-        gone = 0
+        kept_s = self.settings.work.cache_h * 3600
+        oldest = time.time() - kept_s
+        gone = sum(shelf.sweep_parts(kept_s, utc_now()) for shelf in self.shelves.values())
         for shelf in (self.spool, self.outbox):
             for name in list(shelf.names()):
                 gone += shelf.path(name).stat().st_mtime < oldest and shelf.remove(name)
-        for name in self.predictions.older_than(self.settings.work.cache_h * 3600, utc_now()):
+        for name in self.predictions.older_than(kept_s, utc_now()):
             gone += self.predictions.remove(name)
         return gone
 

@@ -176,7 +176,7 @@ def test_records_that_wait_for_long_are_late(station: Station) -> None:
 
 
 def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
-    """Files that were not used for the hours of the settings go from a further host; what is in use stays."""
+    """What was not used for the hours of the settings goes from a further host, what broke off too; the rest stays."""
     work = {"host": "gpu-1", "node": "http://127.0.0.1:1", "secret": "/s", "cache_h": 1}
     url = "postgresql+psycopg://u@127.0.0.1:1/x"  # never connected to
     said = {"node": {"home": tmp_path / "home"}, "database": {"url": url}, "work": work}
@@ -184,6 +184,12 @@ def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
     old, fresh = (guest.spool.keep([data]) for data in (b"a slice", b"another"))
     hours_ago = time.time() - 2 * 3600
     os.utime(guest.spool.path(old), (hours_ago, hours_ago))
-    assert guest.forget_fetched() == 1
+    broken_off = [guest.root / "outbox" / "incoming" / "a.part", guest.root / "work" / "b.part"]
+    for part in broken_off:
+        part.parent.mkdir(exist_ok=True)
+        part.touch()
+        os.utime(part, (hours_ago, hours_ago))
+    assert guest.forget_fetched() == 1 + len(broken_off)
     assert list(guest.spool.names()) == [fresh]
+    assert not any(part.exists() for part in broken_off)
     guest.close()
