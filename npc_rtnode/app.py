@@ -156,6 +156,11 @@ class Home:
         return self.root / "run" / "work.bell"
 
     @property
+    def told_to_stop(self) -> Path:
+        """Left by a worker that was told to stop, for the next one: what it still had in hand then killed nobody."""
+        return self.root / "run" / "work.stopped"
+
+    @property
     def journal(self) -> Path:
         """The intake journal: on the spool's file system, because it holds the same bytes for a while."""
         return self.root / "spool" / "journal"
@@ -561,8 +566,7 @@ class WorkRole:
         """Take back what a crash left, then beat."""
         self._lock = self._station.take("work")
         self._make_ready()
-        if recovered := self._pages.recover_all(self._clock()):
-            logger.warning("work taken back after a crash", count=recovered)
+        self._take_back()
         if not self._station.settings.work.host:
             self._cancel_unknown()
         self._counter = None if self._station.settings.work.host else self._station.counter()
@@ -573,6 +577,14 @@ class WorkRole:
         if self._courier:
             self._courier.start()
 
+    def _take_back(self) -> None:
+        """A stop that took longer than its supervisor waits, or with the ledger away, is no crash of an input."""
+        told = self._station.home.told_to_stop
+        died = not told.exists()
+        if recovered := self._pages.recover_all(self._clock(), died):
+            logger.warning("work taken back after a crash" if died else "work taken back after a stop", count=recovered)
+        told.unlink(missing_ok=True)
+
     def _cancel_unknown(self) -> None:
         known = [destination.name for destination in self._station.settings.destinations]
         if orphaned := self._pages.cancel_unknown(known, self._clock()):
@@ -581,6 +593,8 @@ class WorkRole:
     def stop(self) -> None:
         """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
         self._stopping.set()
+        with suppress(OSError):  # a full disk: it stops all the same
+            self._station.home.told_to_stop.touch()
         self._porter.stop()
         self._predictor.retire()
         self._metronome.stop()

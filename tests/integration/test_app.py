@@ -7,13 +7,14 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.intake_journal import IntakeJournal
 from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, WorkRole, utc_now
 from npc_rtnode.cli.checks import examine
@@ -112,6 +113,25 @@ def test_a_role_that_stops_claims_nothing(station: Station, monkeypatch: pytest.
         assert len(role._stages) == 2
         assert claims == []
     role._predictor.close()
+
+
+def test_a_stop_that_took_too_long_is_no_crash_of_the_input(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop and killed in the middle of it, or stopped with the ledger away: the next start blames nobody."""
+    counted: list[bool] = []
+    monkeypatch.setattr(WorkLedger, "recover_all", lambda _pages, _now, died=True: counted.append(died) or 0)
+    for ends in (False, True, True):
+        role = WorkRole(station.settings)
+        monkeypatch.setattr(role._metronome, "start", lambda: None)
+        role.start()
+        monkeypatch.setattr(role._metronome, "stop", (lambda: None) if ends else _killed)
+        with suppress(KeyboardInterrupt):
+            role.stop()
+        role._lock.release()
+    assert counted == [True, False, False]
+
+
+def _killed() -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:

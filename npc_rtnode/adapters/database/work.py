@@ -166,12 +166,15 @@ class WorkLedger:
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
-    def recover_all(self, now: datetime) -> int:
-        """At start, with this host's lock held: whatever this host had in hand, its worker died; how many."""
+    def recover_all(self, now: datetime, died: bool = True) -> int:
+        """At start, with this host's lock held: whatever this host had in hand, its worker is gone; how many.
+
+        That is a crash of the input only if it `died`, and had not been told to stop.
+        """
         with self._sessions.writing() as session:
             lost = [row for row in _in_work(session) if row.lease_owner in {self._owner, None}]
             for row in lost:
-                row.crashes += 1
+                row.crashes += died
                 _interrupt(session, row, now)
             return len(lost)
 
