@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -118,7 +118,12 @@ def test_a_role_that_stops_claims_nothing(station: Station, monkeypatch: pytest.
 def test_a_stop_that_took_too_long_is_no_crash_of_the_input(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop and killed in the middle of it, or stopped with the ledger away: the next start blames nobody."""
     counted: list[bool] = []
-    monkeypatch.setattr(WorkLedger, "recover_all", lambda _pages, _now, died=True: counted.append(died) or 0)
+
+    def recover(_pages: WorkLedger, _now: datetime, died: bool = True) -> int:
+        counted.append(died)
+        return 0
+
+    monkeypatch.setattr(WorkLedger, "recover_all", recover)
     for ends in (False, True, True):
         role = WorkRole(station.settings)
         monkeypatch.setattr(role._metronome, "start", lambda: None)

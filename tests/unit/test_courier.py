@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("procrastinate", reason="an extra of its own")
 
+from procrastinate.exceptions import ConnectorException
 from psycopg.conninfo import conninfo_to_dict
 
 from npc_rtnode.adapters.database.courier import Courier
@@ -22,16 +23,18 @@ def courier(url: str = URL) -> Courier:
 
 
 class EndingWorkers:
-    """A procrastinate whose worker ends without a word, as it does when its heartbeat could not be written."""
+    """A procrastinate whose worker ends without a word, as it does when its heartbeat failed, or by an error."""
 
-    def __init__(self) -> None:
-        self.begun = 0
+    def __init__(self, error: Exception | None = None) -> None:
+        self.begun, self.error = 0, error
 
     async def run_worker_async(self, **_options: Any) -> None:
         """The third one is called back."""
         self.begun += 1
         if self.begun == 3:
             raise asyncio.CancelledError
+        if self.error is not None:
+            raise self.error
 
 
 def test_a_lane_whose_worker_ends_by_itself_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +44,21 @@ def test_a_lane_whose_worker_ends_by_itself_begins_another(monkeypatch: pytest.M
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(courier()._lane(workers, "gpu"))  # type: ignore[arg-type]
     assert workers.begun == 3
+
+
+def test_a_lane_that_lost_its_server_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbours would be called back, and wait for the longest work under way before anything is sent again."""
+    monkeypatch.setattr("npc_rtnode.adapters.database.courier.AGAIN_S", 0)
+    workers = EndingWorkers(ConnectorException("away"))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(courier()._lane(workers, "gpu"))  # type: ignore[arg-type]
+    assert workers.begun == 3
+
+
+def test_a_fault_without_a_name_ends_the_courier() -> None:
+    """A worker that fetches nothing must not stay up."""
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(courier()._lane(EndingWorkers(ZeroDivisionError()), "gpu"))  # type: ignore[arg-type]
 
 
 def test_a_courier_that_is_stopped_as_it_begins_fetches_nothing() -> None:

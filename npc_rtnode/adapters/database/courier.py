@@ -96,10 +96,17 @@ class Courier:
                 lanes.create_task(self._lane(app, resource))
 
     async def _lane(self, app: procrastinate.App, resource: str) -> None:
-        """A worker whose heartbeat could not be written ends as if it had been told to: then another one begins."""
+        """By worker after worker: one ends when its server is away, without a word where only a heartbeat failed.
+
+        No other lane is called back for it: that would wait for the longest work under way.
+        """
         while True:
-            await self._worker(app, resource)
-            logger.warning("a lane's worker ended by itself, another one begins", resource=resource)
+            because = "it ended by itself"
+            try:
+                await self._worker(app, resource)
+            except _OUT_OF_TOUCH as error:
+                because = type(error).__name__
+            logger.warning("out of touch with the carrier", resource=resource, because=because)
             await asyncio.sleep(AGAIN_S)
 
     async def _worker(self, app: procrastinate.App, resource: str) -> None:
