@@ -28,6 +28,8 @@ logger = log.get(__name__)
 POLL_S: Final = 2.0
 """How often an entry is looked for that was not announced: one whose time has come."""
 AGAIN_S: Final = 2.0
+PATIENCE_S: Final = 10.0
+"""For a connection; the pool's own pauses between two tries double up to minutes, and begin anew after so long."""
 _OUT_OF_TOUCH = (ProcrastinateException, psycopg.Error, psycopg_pool.PoolTimeout, OSError)
 
 Lanes = Mapping[str, Callable[[int], object]]
@@ -85,7 +87,9 @@ class Courier:
 
     async def _fetch(self) -> None:
         most = 2 * len(self._lanes) + 2  # each lane listens, and fetches
-        connector = procrastinate.PsycopgConnector(conninfo=self._conninfo, min_size=1, max_size=most, timeout=10.0)
+        connector = procrastinate.PsycopgConnector(
+            conninfo=self._conninfo, min_size=1, max_size=most, timeout=PATIENCE_S, reconnect_timeout=PATIENCE_S
+        )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True)(self._carry)
         self._all = asyncio.current_task()
