@@ -156,6 +156,11 @@ class Home:
         return self.root / "run" / "work.bell"
 
     @property
+    def told_to_stop(self) -> Path:
+        """Left by a worker that was told to stop, for the next one: what it still had in hand then killed nobody."""
+        return self.root / "run" / "work.stopped"
+
+    @property
     def journal(self) -> Path:
         """The intake journal: on the spool's file system, because it holds the same bytes for a while."""
         return self.root / "spool" / "journal"
@@ -329,12 +334,13 @@ class Station:
 
     def forget_fetched(self) -> int:
         """On a further host: what was fetched goes again after a while; how many files."""
-        oldest = time.time() - self.settings.work.cache_h * 3600
-        gone = 0
+        kept_s = self.settings.work.cache_h * 3600
+        oldest = time.time() - kept_s
+        gone = sum(shelf.sweep_parts(kept_s, utc_now()) for shelf in self.shelves.values())
         for shelf in (self.spool, self.outbox):
             for name in list(shelf.names()):
                 gone += shelf.path(name).stat().st_mtime < oldest and shelf.remove(name)
-        for name in self.predictions.older_than(self.settings.work.cache_h * 3600, utc_now()):
+        for name in self.predictions.older_than(kept_s, utc_now()):
             gone += self.predictions.remove(name)
         return gone
 
@@ -560,8 +566,7 @@ class WorkRole:
         """Take back what a crash left, then beat."""
         self._lock = self._station.take("work")
         self._make_ready()
-        if recovered := self._pages.recover_all(self._clock()):
-            logger.warning("work taken back after a crash", count=recovered)
+        self._take_back()
         if not self._station.settings.work.host:
             self._cancel_unknown()
         self._counter = None if self._station.settings.work.host else self._station.counter()
@@ -572,6 +577,14 @@ class WorkRole:
         if self._courier:
             self._courier.start()
 
+    def _take_back(self) -> None:
+        """A stop that took longer than its supervisor waits, or with the ledger away, is no crash of an input."""
+        told = self._station.home.told_to_stop
+        died = not told.exists()
+        if recovered := self._pages.recover_all(self._clock(), died):
+            logger.warning("work taken back after a crash" if died else "work taken back after a stop", count=recovered)
+        told.unlink(missing_ok=True)
+
     def _cancel_unknown(self) -> None:
         known = [destination.name for destination in self._station.settings.destinations]
         if orphaned := self._pages.cancel_unknown(known, self._clock()):
@@ -580,8 +593,10 @@ class WorkRole:
     def stop(self) -> None:
         """Begin nothing more, end a prediction under way (it goes on after the next start), wait for the rest."""
         self._stopping.set()
+        with suppress(OSError):  # a full disk: it stops all the same
+            self._station.home.told_to_stop.touch()
         self._porter.stop()
-        self._predictor.interrupt()
+        self._predictor.retire()
         self._metronome.stop()
         if self._courier:
             self._courier.stop()
@@ -631,7 +646,7 @@ class WorkRole:
             **{send_to(d.name): _Stage(f"deliver:{d.name}", self._deliverer(d).run) for d in destinations},
         }
         return {
-            resource: replace(stage, run=self._reaching(stage.run))
+            resource: replace(stage, run=self._willing(self._reaching(stage.run)))
             for resource, stage in stages.items()
             if takes(resource)
         }
@@ -658,6 +673,10 @@ class WorkRole:
             FetchedSpool(station.outbox, errand, OUTBOX),
             FetchedPredictions(station.predictions, station.root / WORK, errand),
         )
+
+    def _willing(self, run: _Run) -> _Run:
+        """Claim nothing while the role stops: the courier fetches until the last tick has ended."""
+        return lambda only=None: not self._stopping.is_set() and run(only)
 
     def _reaching(self, run: _Run) -> _Run:
         """Claim nothing while the node's files cannot be had: another host may."""

@@ -13,6 +13,7 @@ import hmac
 import http.client
 import os
 import re
+import secrets
 import shutil
 import ssl
 import threading
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 from npc_rtnode import log
 from npc_rtnode.domain.prediction import Answer
 from npc_rtnode.errors import ConfigFault, DiskLow, FilesAway, NodeError, NotFound, Unreadable
-from npc_rtnode.faults import listening_faults
+from npc_rtnode.faults import disk_faults, listening_faults
 from npc_rtnode.ports import Part, PredictionStore, Spool
 
 logger = log.get(__name__)
@@ -301,7 +302,7 @@ class Errand:
                 connection.request(verb, path, body or None, headers)
                 answer = connection.getresponse()
                 if answer.status != 200:
-                    raise _refusal(answer.status, path)
+                    raise self._refusal(answer, path)
                 return self._believed(answer, path, take(answer))
             finally:
                 connection.close()
@@ -318,18 +319,23 @@ class Errand:
 
     def _believed(self, answer: http.client.HTTPResponse, path: str, came: str | None) -> str:
         """The digest, if the node itself said that it is this one."""
-        digest = answer.headers.get(_DIGEST, "")
-        if not self.secret.proves(answer.headers.get(_PROOF, ""), "answer", "200", path, digest):
-            raise FilesAway("The answer is not the node's.")
+        digest = self._announced(answer, path)
         if came is not None and came != digest:
             raise FilesAway("What came is not what was announced.")
         return digest
 
+    def _announced(self, answer: http.client.HTTPResponse, path: str) -> str:
+        digest = answer.headers.get(_DIGEST, "")
+        if not self.secret.proves(answer.headers.get(_PROOF, ""), "answer", str(answer.status), path, digest):
+            raise FilesAway("The answer is not the node's.")
+        return digest
 
-def _refusal(status: int, path: str) -> NodeError:
-    if status == 404:
+    def _refusal(self, answer: http.client.HTTPResponse, path: str) -> NodeError:
+        """That there is no such file ends a job: only the node itself may say so."""
+        if answer.status != 404:
+            return FilesAway(f"The node answered {answer.status}.")
+        self._announced(answer, path)
         return NotFound(f"The node does not hold {path.rsplit('/', 1)[-1]}.")
-    return FilesAway(f"The node answered {status}.")
 
 
 class FetchedSpool:
@@ -399,8 +405,15 @@ class FetchedPredictions:
             self._errand.fetch(WORK, work_key, blocks.append)
         except NotFound:
             return None
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = self._folder / f"{work_key}.part"
-        part.write_bytes(b"".join(blocks))
-        part.replace(self._folder / f"{work_key}.npz")
+        with disk_faults("cache"):
+            self._lay(work_key, b"".join(blocks))
         return self._cache.load(work_key)
+
+    def _lay(self, work_key: str, data: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = self._folder / f"{work_key}.{secrets.token_hex(8)}.part"
+        try:
+            part.write_bytes(data)
+            part.replace(self._folder / f"{work_key}.npz")
+        finally:
+            part.unlink(missing_ok=True)

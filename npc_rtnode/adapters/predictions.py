@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -32,7 +33,7 @@ class PredictionFolder:
     def save(self, work_key: str, answer: Answer) -> None:
         """Write beside, fsync, rename, fsync the folder; DiskLow where there is no room."""
         packed = _pack(answer)
-        part = self._file(work_key).with_suffix(".part")
+        part = self._root / f"{work_key}.{secrets.token_hex(8)}.part"  # another host may store the same work key now
         try:
             self._write(part, sha256_hex(packed).encode() + packed)
             part.replace(self._file(work_key))

@@ -115,6 +115,7 @@ class BundlePredictor:
         self._settings = settings
         self._opener = opener
         self._child: _Child | None = None
+        self._retired = False
         self._lock = threading.Lock()
 
     def statement(self) -> BundleStatement:
@@ -178,6 +179,11 @@ class BundlePredictor:
         if child := self._child:
             child.stop()
 
+    def retire(self) -> None:
+        """When the node stops: as `interrupt`, and a `predict` that had not come so far yet raises NodeStopping too."""
+        self._retired = True
+        self.interrupt()
+
     def close(self) -> None:
         """End the child; a later `predict` starts another."""
         with self._lock:
@@ -209,6 +215,8 @@ class BundlePredictor:
     def _deadline(self, sha256: str, machine: Machine) -> Iterator[_Child]:
         """A child with that bundle, killed when the time is over: whatever it hangs in, the pipe then ends."""
         child = self._warm(sha256, machine)
+        if self._retired:  # looked at once the child can be seen by `interrupt`: one of the two stops it
+            raise NodeStopping
         watchdog = threading.Timer(self._settings.timeout_s, child.time_is_over)
         watchdog.start()
         try:
@@ -333,11 +341,16 @@ class _Child:
             self._process.kill()
 
     def tell_why(self) -> NoReturn:
-        """After its end: whether it was stopped, was too slow or died."""
+        """After its end: whether it was stopped, was too slow or died; without an input, that was no input's fault."""
         if self._stopping:
             raise NodeStopping from None
         if self._late:
             raise InferenceTimeout from None
+        if not self.sha256:
+            raise BundleFault(
+                f"On {self._machine.device} its process died before it was open (exit code {self._process.exitcode}); "
+                "no input had been shown to it: look at the device's driver and memory."
+            ) from None
         raise InferenceCrashed(f"Exit code {self._process.exitcode}.") from None
 
     def end(self) -> None:

@@ -116,6 +116,11 @@ def open_slowly(folder: Path, machine: Machine) -> Echoing:
     return Echoing(folder)
 
 
+def open_dying(folder: Path, machine: Machine) -> Echoing:
+    """A bundle whose opening takes the process along, as a driver that does not fit its card does."""
+    os._exit(7)
+
+
 def open_disagreeing(folder: Path, machine: Machine) -> Echoing:
     """A bundle whose golden case comes out wrong here."""
     return Disagreeing(folder)

@@ -7,14 +7,16 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from contextlib import closing, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from npc_rtnode.adapters.database import schema
+from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.adapters.intake_journal import IntakeJournal
-from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, utc_now
+from npc_rtnode.app import MEGABYTE, Home, ReceiveRole, Station, WorkRole, utc_now
 from npc_rtnode.cli.checks import examine
 from npc_rtnode.cli.fsck import checker
 from npc_rtnode.domain.records import AssociationInfo, Opened
@@ -100,6 +102,43 @@ def test_a_receiver_that_cannot_listen_lets_go_of_everything(station: Station, s
     role.stop()
 
 
+def test_a_role_that_stops_claims_nothing(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever still brings it work: what began now would be killed with the role, and count as a crash of its input."""
+    role = WorkRole(station.settings)
+    with closing(role._station):
+        role._stopping.set()
+        claims: list[object] = []
+        monkeypatch.setattr(role._pages, "claim_job", lambda *_: claims.append(_))
+        assert not any(stage.run(1) for stage in role._stages.values())
+        assert len(role._stages) == 2
+        assert claims == []
+    role._predictor.close()
+
+
+def test_a_stop_that_took_too_long_is_no_crash_of_the_input(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop and killed in the middle of it, or stopped with the ledger away: the next start blames nobody."""
+    counted: list[bool] = []
+
+    def recover(_pages: WorkLedger, _now: datetime, died: bool = True) -> int:
+        counted.append(died)
+        return 0
+
+    monkeypatch.setattr(WorkLedger, "recover_all", recover)
+    for ends in (False, True, True):
+        role = WorkRole(station.settings)
+        monkeypatch.setattr(role._metronome, "start", lambda: None)
+        role.start()
+        monkeypatch.setattr(role._metronome, "stop", (lambda: None) if ends else _killed)
+        with suppress(KeyboardInterrupt):
+            role.stop()
+        role._lock.release()
+    assert counted == [True, False, False]
+
+
+def _killed() -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_site_key_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
     """References stay the same over restarts, and nobody else can read the key."""
     home = Home(tmp_path / "home").made()
@@ -162,7 +201,7 @@ def test_records_that_wait_for_long_are_late(station: Station) -> None:
 
 
 def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
-    """Files that were not used for the hours of the settings go from a further host; what is in use stays."""
+    """What was not used for the hours of the settings goes from a further host, what broke off too; the rest stays."""
     work = {"host": "gpu-1", "node": "http://127.0.0.1:1", "secret": "/s", "cache_h": 1}
     url = "postgresql+psycopg://u@127.0.0.1:1/x"  # never connected to
     said = {"node": {"home": tmp_path / "home"}, "database": {"url": url}, "work": work}
@@ -170,6 +209,12 @@ def test_what_a_host_has_fetched_does_not_stay(tmp_path: Path) -> None:
     old, fresh = (guest.spool.keep([data]) for data in (b"a slice", b"another"))
     hours_ago = time.time() - 2 * 3600
     os.utime(guest.spool.path(old), (hours_ago, hours_ago))
-    assert guest.forget_fetched() == 1
+    broken_off = [guest.root / "outbox" / "incoming" / "a.part", guest.root / "work" / "b.part"]
+    for part in broken_off:
+        part.parent.mkdir(exist_ok=True)
+        part.touch()
+        os.utime(part, (hours_ago, hours_ago))
+    assert guest.forget_fetched() == 1 + len(broken_off)
     assert list(guest.spool.names()) == [fresh]
+    assert not any(part.exists() for part in broken_off)
     guest.close()

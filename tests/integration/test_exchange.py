@@ -27,11 +27,12 @@ from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.app import Station
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer
-from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, NotFound
+from npc_rtnode.errors import CannotListen, ConfigFault, DiskLow, FilesAway, NotFound
 from npc_rtnode.settings import Settings
 from tests.builders.certificates import Authority
 from tests.builders.outputs import ball, bundle_statement, prediction_of
 from tests.builders.workers import wait_for
+from tests.fakes.disk import PAGE, SmallDisk
 
 KEY = "f" * 64
 
@@ -164,6 +165,27 @@ def secret_file(folder: Path) -> Path:
     path.write_text("y" * 40)
     path.chmod(0o600)
     return path
+
+
+def test_who_says_without_the_secret_that_there_is_nothing_is_not_believed(node: Node, tmp_path: Path) -> None:
+    """A work that is not there fails its job for good; only the node may say so."""
+    impostor = Counter(("127.0.0.1", 0), Rooms({SPOOL: node.spool}, tmp_path), _Agreeing(tmp_path), None)
+    impostor.start()
+    errand = Errand(f"http://127.0.0.1:{impostor.port}", node.secret, None, 10)
+    with pytest.raises(FilesAway, match="not the node's"):
+        errand.fetch(SPOOL, KEY, lambda _: None)
+    with pytest.raises(NotFound):
+        node.errand().fetch(SPOOL, KEY, lambda _: None)
+    impostor.stop()
+
+
+def test_a_cache_without_room_is_no_fault_of_the_work(node: Node, tmp_path: Path) -> None:
+    """What cannot be laid down here waits until there is room; a job must not end for it."""
+    _predictions(node, tmp_path / "first").save(KEY, Answer(prediction_of(ball((8, 9, 10))), bundle_statement()))
+    with closing(SmallDisk(tmp_path / "cache", PAGE)) as disk:
+        (disk.place / "full").write_bytes(bytes(PAGE))
+        with pytest.raises(DiskLow):
+            _predictions(node, tmp_path / "cache").load(KEY)
 
 
 def test_bytes_that_have_changed_are_refused(node: Node, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.cli import app
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.records import OpenSeries, SendReceipt, WrittenObject
-from npc_rtnode.domain.retry import RetryPolicy
+from npc_rtnode.domain.records import Lease, OpenSeries, SendReceipt, WrittenObject
+from npc_rtnode.domain.retry import Postpone, RetryPolicy
 from npc_rtnode.domain.windows import OffPeak, Window
 from npc_rtnode.errors import LeaseLost, NotFound
 from npc_rtnode.pipeline.attempt import Barrier
@@ -119,6 +119,40 @@ def test_how_urgent_a_series_is_follows_from_the_title_it_was_sent_to() -> None:
     said = [policy.order(to["REPLAN"], ""), policy.order(to["NPC_MR"], ""), policy.order(to["NPC_MR"], "", 20)]
     assert [order.priority for order in said] == [60, 80, 20]
     assert len({order.work_key for order in said}) == 1, "it shapes no content"
+
+
+# --- what nobody wants any more by the time that it waits again -------------------------------------------------------
+
+ENDS: dict[str, Callable[[Ledger, Lease], object]] = {
+    "done": lambda ledger, lease: ledger.work.predicted(lease, {}, ledger.now),
+    "postponed": lambda ledger, lease: ledger.work.failed(lease, Postpone(ledger.now, "later"), ledger.now),
+    "crashed": lambda ledger, _lease: ledger.work.recover_all(ledger.now),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_job_whose_series_was_replaced_while_it_was_in_hand_does_not_wait_for_ever(ledger: Ledger, how: str) -> None:
+    """Nobody would ever take it, and nothing of its study would ever be let go of."""
+    ledger.queued_job()
+    job = ledger.in_hand(JobState.QUEUED, "infer")
+    ledger.receive("1.2.3.77")
+    assert ledger.series_states() == ["SUPERSEDED", "RECEIVING"]
+    ENDS[how](ledger, job.lease)
+    assert ledger.job_state() == "CANCELLED"
+    assert "SUPERSEDED" in ledger.queries.study(ledger.study())["series"][0]["jobs"][0]["reasons"][0]
+
+
+@pytest.mark.parametrize("how", ["postponed", "crashed"])
+def test_a_delivery_that_fails_after_its_job_was_called_off_is_called_off_too(ledger: Ledger, how: str) -> None:
+    """It was under way when the word came: it is not owed any more, and says so."""
+    ledger.written()
+    delivery = ledger.work.claim_delivery("tps", ledger.now, 60)
+    assert delivery is not None
+    ledger.desk.cancel(ledger.study(), ledger.word())
+    ENDS[how](ledger, delivery.lease)
+    (series,) = ledger.queries.study(ledger.study())["series"]
+    states = [d["state"] for item in series["jobs"][0]["objects"] for d in item["deliveries"]]
+    assert states == ["CANCELLED"] * 3
 
 
 # --- calling off ------------------------------------------------------------------------------------------------------

@@ -513,6 +513,14 @@ class TestWork:
         (done,) = ledger.desk.retry(ledger.study(), ledger.word())
         assert "queued again" in done
 
+    def test_stops_never_quarantine(self, ledger: Ledger) -> None:
+        """A job that was in hand at three restarts, each of them cut short, is done at the fourth."""
+        ledger.queued_job()
+        for _ in range(4):
+            ledger.in_hand(JobState.QUEUED, "infer")
+            assert ledger.work.recover_all(ledger.now, died=False) == 1
+        assert ledger.job_state() == "QUEUED"
+
     def test_a_postponed_job_waits_for_its_time(self, ledger: Ledger) -> None:
         """Back-off stands in the row: nothing is due before it, so it survives a restart."""
         ledger.queued_job()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def test_the_same_answer_is_the_same_file(tmp_path: Path) -> None:
     for name, said in (("a", SAID), ("b", turned)):
         PredictionFolder(tmp_path / name).save("k", Answer(said, bundle_statement()))
     assert (tmp_path / "a" / "k.npz").read_bytes() == (tmp_path / "b" / "k.npz").read_bytes()
+
+
+def test_a_host_that_was_taken_for_dead_does_not_spoil_what_another_stores(tmp_path: Path) -> None:
+    """Both write the same work key into a home that both have mounted: each writes a file of its own beside it."""
+    zombie, heir = (Interrupted(tmp_path) for _ in range(2))
+    answer = Answer(SAID, bundle_statement())
+    heir.meanwhile = lambda: zombie.save("k", answer)
+    zombie.meanwhile = lambda: None
+    heir.save("k", answer)
+    assert heir.load("k") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["k.npz"]
+
+
+class Interrupted(PredictionFolder):
+    """Something happens between what is written and its name."""
+
+    meanwhile: Callable[[], object]
+
+    def _write(self, part: Path, data: bytes) -> None:
+        super()._write(part, data)
+        self.meanwhile()
 
 
 def test_an_answer_from_before_these_gates_holds(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from npc_rtnode.adapters.predictor import BundlePredictor, OpenBundle
 from npc_rtnode.domain.geometry import Grid, Stack, Volume
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import FAR_OUTSIDE, Band, Prediction
+from npc_rtnode.domain.retry import COMPUTE, Postpone, decide
 from npc_rtnode.errors import (
     BundleFault,
     GeometryRefused,
@@ -144,6 +146,23 @@ def test_an_interrupted_prediction_is_nobodys_fault(start: Callable[..., BundleP
         ask(predictor, SLEEPS)
 
 
+def test_a_stop_is_heard_by_a_prediction_that_had_not_begun(start: Callable[..., BundlePredictor]) -> None:
+    """The lane was still reading the series when the node was stopped: nothing is computed, no end is waited for."""
+    predictor = start()
+    predictor.retire()
+    with pytest.raises(NodeStopping):
+        ask(predictor, SLEEPS)
+
+
+def test_a_prediction_under_way_ends_when_the_node_stops(start: Callable[..., BundlePredictor]) -> None:
+    """As by an interruption."""
+    predictor = start()
+    child_of(predictor)
+    threading.Timer(0.5, predictor.retire).start()
+    with pytest.raises(NodeStopping):
+        ask(predictor, SLEEPS)
+
+
 def test_too_slow_is_killed(start: Callable[..., BundlePredictor]) -> None:
     """A prediction past its limit is InferenceTimeout, the child is gone, the next one works."""
     predictor = start(timeout_s=6)
@@ -167,6 +186,16 @@ def test_a_dead_child_is_a_crash(start: Callable[..., BundlePredictor], wish: in
     with pytest.raises(InferenceCrashed, match=said):
         ask(predictor, wish)
     assert child_of(predictor)
+
+
+def test_a_child_that_dies_before_it_has_an_input_is_a_crash_of_no_input(start: Callable[..., BundlePredictor]) -> None:
+    """A driver that was upgraded under the host kills every child at its opening: no job of the queue is to blame."""
+    with pytest.raises(BundleFault, match="exit code 7") as caught:
+        ask(start(bundles.open_dying))
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    decision = decide(caught.value, 3, now, now, COMPUTE)
+    assert isinstance(decision, Postpone)
+    assert not decision.counts
 
 
 def test_what_is_too_much_for_the_gpu_is_done_on_the_cpu(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 
@@ -104,6 +104,28 @@ def test_a_late_look_is_not_dropped(beating: list[Metronome]) -> None:
     assert looks.seen(1)
     gate.set()
     assert looks.seen(2)
+
+
+def test_a_clock_that_was_set_back_delays_nobody(beating: list[Metronome], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine comes up with its clock two hours ahead, and is then corrected: a beat is a beat, not two hours."""
+    ahead = [timedelta(hours=2)]
+
+    class Clock(datetime):
+        """What this machine believes."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            """So far off."""
+            return datetime.now(tz) + ahead[0]
+
+    for room in ("apscheduler.schedulers.base", "apscheduler.triggers.interval", "npc_rtnode.schedule"):
+        monkeypatch.setattr(f"{room}.datetime", Clock)
+    look = Look()
+    start(beating, Tick("a", look, 0.1))
+    assert look.seen(2)
+    ahead[0] = timedelta()
+    before = look.looks
+    assert look.seen(before + 4)
 
 
 def test_lanes_do_not_wait_for_each_other(beating: list[Metronome]) -> None:

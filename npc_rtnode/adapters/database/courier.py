@@ -21,12 +21,15 @@ from procrastinate.exceptions import ProcrastinateException
 from sqlalchemy.engine import make_url
 
 from npc_rtnode import log
+from npc_rtnode.adapters.database.engine import network_limits
 from npc_rtnode.adapters.database.procrastinated import TASK
 
 logger = log.get(__name__)
 POLL_S: Final = 2.0
 """How often an entry is looked for that was not announced: one whose time has come."""
 AGAIN_S: Final = 2.0
+PATIENCE_S: Final = 10.0
+"""For a connection; the pool's own pauses between two tries double up to minutes, and begin anew after so long."""
 _OUT_OF_TOUCH = (ProcrastinateException, psycopg.Error, psycopg_pool.PoolTimeout, OSError)
 
 Lanes = Mapping[str, Callable[[int], object]]
@@ -37,7 +40,7 @@ class Courier:
     """Started and stopped once."""
 
     def __init__(self, url: str, lanes: Lanes, beat_s: float, silent_s: float) -> None:
-        self._conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._conninfo = _conninfo(url)
         self._lanes = lanes
         self._beat_s, self._silent_s = beat_s, silent_s
         self._stopping = threading.Event()
@@ -84,15 +87,33 @@ class Courier:
 
     async def _fetch(self) -> None:
         most = 2 * len(self._lanes) + 2  # each lane listens, and fetches
-        connector = procrastinate.PsycopgConnector(conninfo=self._conninfo, min_size=1, max_size=most, timeout=10.0)
+        connector = procrastinate.PsycopgConnector(
+            conninfo=self._conninfo, min_size=1, max_size=most, timeout=PATIENCE_S, reconnect_timeout=PATIENCE_S
+        )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True)(self._carry)
         self._all = asyncio.current_task()
+        if self._stopping.is_set():  # told so before there was anything to call back
+            return
         async with app.open_async(), asyncio.TaskGroup() as lanes:
             for resource in self._lanes:
                 lanes.create_task(self._lane(app, resource))
 
     async def _lane(self, app: procrastinate.App, resource: str) -> None:
+        """By worker after worker: one ends when its server is away, without a word where only a heartbeat failed.
+
+        No other lane is called back for it: that would wait for the longest work under way.
+        """
+        while True:
+            because = "it ended by itself"
+            try:
+                await self._worker(app, resource)
+            except _OUT_OF_TOUCH as error:
+                because = type(error).__name__
+            logger.warning("out of touch with the carrier", resource=resource, because=because)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _worker(self, app: procrastinate.App, resource: str) -> None:
         await app.run_worker_async(
             queues=[resource],
             name=resource,
@@ -107,3 +128,10 @@ class Courier:
     def _carry(self, context: procrastinate.JobContext, work: str) -> None:
         if not self._stopping.is_set():
             self._lanes[str(context.job.queue)](int(work.split()[1]))
+
+
+def _conninfo(url: str) -> str:
+    """For libpq itself; a server that has vanished without a word is noticed as early as by the ledger's engine."""
+    limits = {name: str(limit) for name, limit in network_limits().items()}
+    server = make_url(url).set(drivername="postgresql").update_query_dict(limits)
+    return server.render_as_string(hide_password=False)

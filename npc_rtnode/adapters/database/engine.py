@@ -105,7 +105,7 @@ def _postgresql(url: URL) -> Engine:
             "database.url: the driver for PostgreSQL is psycopg: postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         )
     options = " ".join([*url.normalized_query.get("options", ()), *_server_settings()])
-    limits = {**_network_limits(), "options": options}
+    limits = {**network_limits(), "options": options}
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
@@ -128,7 +128,7 @@ def _server_settings() -> Iterator[str]:
     yield f"-c idle_in_transaction_session_timeout={round(FORSAKEN_S * 1000)}"
 
 
-def _network_limits() -> dict[str, Any]:
+def network_limits() -> dict[str, Any]:
     """A server that has vanished without a word is noticed within these; libpq's defaults are minutes."""
     return {
         "connect_timeout": BUSY_TIMEOUT_S,

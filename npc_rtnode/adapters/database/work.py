@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.carrier import waits
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
 from npc_rtnode.adapters.database.recovered import found_again
@@ -105,6 +106,7 @@ class WorkLedger:
             row.due_at, row.attempts, row.crashes = now, 0, 0
             bring_back(session, Place.WORK, row.work_key, now)
             _end(session, row, lease, Event.DONE, Note(now, detail=_where(results)))
+            _call_off_unwanted(session, row, now)
 
     def held(self, lease: Lease, holds: Sequence[Finding], results: dict[str, Any], now: datetime) -> None:
         """The work stops here until a person decides; no object exists, so none can be released."""
@@ -158,17 +160,21 @@ class WorkLedger:
             if isinstance(decision, Postpone):
                 row.due_at, row.attempts = decision.until, row.attempts - (not decision.counts)
             _end(session, row, lease, event, Note(now, detail={"because": decision.because}))
+            _call_off_unwanted(session, row, now)
             if isinstance(row, DeliveryRow):
                 settle(session, row.object.job, now)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
-    def recover_all(self, now: datetime) -> int:
-        """At start, with this host's lock held: whatever this host had in hand, its worker died; how many."""
+    def recover_all(self, now: datetime, died: bool = True) -> int:
+        """At start, with this host's lock held: whatever this host had in hand, its worker is gone; how many.
+
+        That is a crash of the input only if it `died`, and had not been told to stop.
+        """
         with self._sessions.writing() as session:
             lost = [row for row in _in_work(session) if row.lease_owner in {self._owner, None}]
             for row in lost:
-                row.crashes += 1
+                row.crashes += died
                 _interrupt(session, row, now)
             return len(lost)
 
@@ -274,6 +280,24 @@ def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:
             f"WORKER_DIED: the worker died {row.crashes} times on this input; it is not tried again by itself"
         )
     move(session, row, Event.QUARANTINED if poison else Event.INTERRUPTED, Note(now, detail={"crashes": row.crashes}))
+    _call_off_unwanted(session, row, now)
+
+
+def _call_off_unwanted(session: Session, row: WorkRow, now: datetime) -> None:
+    """What waits again, but was replaced or called off while it was in hand, nobody would ever take."""
+    because = _no_longer_wanted(row) if isinstance(row, JobRow) else _no_longer_owed(row)
+    if because is None or not waits(row):
+        return
+    if isinstance(row, JobRow):
+        row.reasons = [because]
+    else:
+        row.last_error = because
+    move(session, row, Event.CANCELLED, Note(now, detail={"because": because}))
+
+
+def _no_longer_owed(row: DeliveryRow) -> str | None:
+    job = row.object.job
+    return "; ".join(map(str, job.reasons)) if job.state == JobState.CANCELLED else None
 
 
 def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
