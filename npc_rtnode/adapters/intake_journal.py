@@ -4,7 +4,8 @@
 text, and the content of an instance where it is not too large; each begins on a page of its own. Segments are written
 with zeros before they are used, and used again after that: a flush then touches nothing but the bytes written. The
 second half of the name is drawn anew for each use, and the check sums begin with it: what a segment holds of an earlier
-use is no record of it, nor is anything that a sender puts into a content to look like one.
+use is no record of it, nor is anything that a sender puts into a content to look like one. A content that nobody has
+the SHA-256 of yet has a check sum of its own, and gets its name when it is read: the sender does not wait for that.
 
 One process writes (a lock in the folder says so), any may read.
 """
@@ -24,11 +25,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
+import xxhash
 from pydantic import TypeAdapter, ValidationError
 
 from npc_rtnode import log
@@ -63,8 +65,18 @@ _TEXT_LIMIT: Final = 1 << 20
 _OPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPIES_NOT: Final = frozenset({errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+
+
+@dataclass(frozen=True, slots=True)
+class _Unnamed:
+    """An arrival without the SHA-256 of its content; XXH3 (128 bits) says whether that is whole."""
+
+    arrived: Arrived
+    xxh3: str
+
+
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (Opened, Rejected, Refused, Arrived, Ended)
+    kind.__name__: TypeAdapter(kind) for kind in (Opened, Rejected, Refused, Arrived, Ended, _Unnamed)
 }
 
 
@@ -75,6 +87,8 @@ class Content:
     file: Path
     at: int
     size: int
+    xxh3: str = ""
+    """Its check sum, where its record does not say its SHA-256."""
 
     def copy_into(self, handle: int) -> None:
         """Copy within the kernel, where its file systems can."""
@@ -230,13 +244,14 @@ class IntakeJournal:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def append(self, entry: IntakeEntry, content: bytes | bytearray = b"", wait: bool = True) -> int:
-        """Write a record and, with `wait`, return once it is durable; its number.
+        """Write a record and, with `wait`, return once it is durable; its number. The SHA-256 of an arrival with a
+        content may be empty: it is found when the record is read.
 
         Raises DiskLow when the disk fails, or when more waits for the ledger than may; NodeStopping after `close`. A
         failed write or flush is never tried again on the same segment: its records are not acknowledged, the next ones
         go into another.
         """
-        text = _text_of(entry)
+        text = _text_of(entry, content)
         with _disk_faults():
             with self._lock:
                 segment, number, end = self._written(text, content)
@@ -392,7 +407,7 @@ class IntakeJournal:
         number, at = self._cursor
         begin = at if number == after and segment.first <= number <= segment.last else 0
         found: list[Noted] = []
-        for noted, end in _frames(segment.path, begin, segment.flushed, damaged=self._set_aside):
+        for noted, end in _frames(segment.path, begin, segment.flushed, self._set_aside, _with_digest):
             if len(found) == most:
                 break
             self._cursor = noted.number, end
@@ -552,7 +567,7 @@ def _copy(source: int, handle: int, size: int, at: int) -> int:
 
 def _take_up(segment: _Segment, damaged: Callable[[Path, int, int], None]) -> None:
     """A segment of an earlier process; its end is behind its last record, a torn one there is written over."""
-    for noted, end in _frames(segment.path, 0, None, damaged, verify=True):
+    for noted, end in _frames(segment.path, 0, None, damaged, _if_whole):
         segment.last, segment.end = noted.number, end
     if torn := _frame(segment.path, segment.handle, segment.end, segment.last):
         said = "the last record of a segment is not whole, it was being written or is damaged; cut"
@@ -566,10 +581,13 @@ def _take_up(segment: _Segment, damaged: Callable[[Path, int, int], None]) -> No
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
-def _text_of(entry: IntakeEntry) -> bytes:
+def _text_of(entry: IntakeEntry, content: bytes | bytearray = b"") -> bytes:
     """The entry as it is written; Unreadable where it would be too long to be read again."""
-    kind = type(entry).__name__
-    text = f"{kind} ".encode() + _KINDS[kind].dump_json(entry, warnings=False)
+    written: IntakeEntry | _Unnamed = entry
+    if content and isinstance(entry, Arrived) and not entry.arrival.sha256:
+        written = _Unnamed(entry, xxhash.xxh3_128_hexdigest(content))
+    kind = type(written).__name__
+    text = f"{kind} ".encode() + _KINDS[kind].dump_json(written, warnings=False)
     if len(text) > _TEXT_LIMIT:
         raise Unreadable(f"What would be noted of it is longer than {_TEXT_LIMIT} bytes.")
     return text
@@ -579,11 +597,11 @@ def _is_end(text: bytes) -> bool:
     return text.startswith(b"Ended ")
 
 
-def _entry_of(text: bytes) -> IntakeEntry:
+def _entry_of(text: bytes) -> IntakeEntry | _Unnamed:
     """What `_text_of` wrote; SchemaFault where another version did."""
     kind, _, said = text.partition(b" ")
     try:
-        entry: IntakeEntry = _KINDS[kind.decode("ascii", "replace")].validate_json(said)
+        entry: IntakeEntry | _Unnamed = _KINDS[kind.decode("ascii", "replace")].validate_json(said)
     except (KeyError, ValidationError):
         said_by = "The intake journal holds a record of another version; that version, started once more, enters it."
         raise SchemaFault(said_by) from None
@@ -604,16 +622,17 @@ def _frames(
     begin: int,
     end: int | None,
     damaged: Callable[[Path, int, int], None] | None = None,
-    verify: bool = False,
+    judged: Callable[[Noted], Noted | None] = lambda noted: noted,
 ) -> Iterator[tuple[Noted, int]]:
-    """Each record from there on with where the next begins; what cannot be read between two is told to `damaged`. With
-    `verify`, a content that has not its digest cannot be read either."""
+    """Each record from there on, as it is `judged`, with where the next begins; what cannot be read between two is told
+    to `damaged`."""
     last, at = _named(path)[0] - 1, begin
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size if end is None else end
         while at < size:
             frame = _frame(path, stream.fileno(), at, last)
-            if frame is None or (verify and not _is_whole(frame[0])):
+            noted = judged(frame[0]) if frame else None
+            if frame is None or noted is None:
                 resumed = _resumes(path, stream.fileno(), at, size, last)
                 if resumed is None:
                     return
@@ -621,8 +640,7 @@ def _frames(
                     damaged(path, at, resumed)
                 at = resumed
                 continue
-            noted, at = frame
-            last = noted.number
+            last, at = noted.number, frame[1]
             yield noted, at
 
 
@@ -644,15 +662,32 @@ def _frame(path: Path, handle: int, at: int, last: int) -> tuple[Noted, int] | N
     text = data[_HEAD.size : body] if body <= len(data) else os.pread(handle, text_size, at + _HEAD.size)
     if _sum(_named(path)[1], data[8 : _HEAD.size], text) != crc:
         return None
-    content = Content(path, at + body, size) if size else None
-    return Noted(number, _entry_of(text), content), at + _pages(body + size)
+    said = _entry_of(text)
+    entry, xxh3 = (said.arrived, said.xxh3) if isinstance(said, _Unnamed) else (said, "")
+    content = Content(path, at + body, size, xxh3) if size else None
+    return Noted(number, entry, content), at + _pages(body + size)
 
 
-def _is_whole(noted: Noted) -> bool:
-    """Whether all of the content was written before the process or the power went."""
+def _if_whole(noted: Noted) -> Noted | None:
+    """The record, if all of its content was written before the process or the power went."""
     if noted.content is None or not isinstance(noted.entry, Arrived):
-        return True
-    return hashlib.sha256(noted.content.read()).hexdigest() == noted.entry.arrival.sha256
+        return noted
+    if noted.content.xxh3:
+        whole = xxhash.xxh3_128_hexdigest(noted.content.read()) == noted.content.xxh3
+    else:
+        whole = hashlib.sha256(noted.content.read()).hexdigest() == noted.entry.arrival.sha256
+    return noted if whole else None
+
+
+def _with_digest(noted: Noted) -> Noted | None:
+    """The record with the SHA-256 of its content; None where that is not what was written."""
+    if noted.content is None or not noted.content.xxh3 or not isinstance(noted.entry, Arrived):
+        return noted
+    content = noted.content.read()
+    if xxhash.xxh3_128_hexdigest(content) != noted.content.xxh3:
+        return None
+    arrival = replace(noted.entry.arrival, sha256=hashlib.sha256(content).hexdigest())
+    return replace(noted, entry=replace(noted.entry, arrival=arrival))
 
 
 def _pread(path: Path, at: int, size: int) -> bytes:

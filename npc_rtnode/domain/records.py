@@ -84,11 +84,11 @@ class InstanceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One instance whose bytes are already safe in the spool, and how it compares with the copies before it."""
+    """One instance whose bytes are already safe, and how it compares with the copies before it."""
 
     identity: InstanceIdentity
     received: StoreRequest
-    sha256: str
+    sha256: str  # of the file; empty on the way into the intake journal, which finds it when it is read
     size: int
     same_as: str | None = None  # SHA-256 of a kept copy: the same elements, encoded in another way
     differs_in: tuple[str, ...] = ()  # keywords of the elements in which it is not the copy that is kept

@@ -1,13 +1,13 @@
 """Receive: bytes and a record of them into the intake journal, durable, and only then Success (ADR 0005, ADR 0020).
 
-An instance of usual size is held in memory while it comes, judged there, and written with its record by one flush. A
+An instance of usual size is held in memory while it comes, judged there, and written with its record by one flush; its
+SHA-256 is found when the record goes into the ledger. A
 larger one is written into its part file as it comes (ADR 0019) and is in the spool before its record is written; it is
 acknowledged when the ledger has it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +45,8 @@ _IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"}
 
 
 class Receiver:
-    """Fulfils ports.InstanceSink. Nothing is acknowledged before its bytes, digest and record are durable.
+    """Fulfils ports.InstanceSink. Nothing is acknowledged before its bytes, and a record with a check sum of them, are
+    durable.
 
     STORED says that it is safe; whether it is another copy, a conflict or our own object is found when the ledger takes
     the record, and all of these are Success.
@@ -132,9 +133,9 @@ class Receiver:
             )
         if incoming.part is not None:
             return self._store_large(incoming.part, identity, request)
-        content, sha256 = incoming.held()
+        content = incoming.held()
         self._spool.admit(len(content) + self._notes.waiting_bytes)
-        self._notes.append(Arrived(self._clock(), Arrival(identity, request, sha256, len(content))), content)
+        self._notes.append(Arrived(self._clock(), Arrival(identity, request, "", len(content))), content)
         return StoreOutcome.STORED
 
     def _store_large(self, part: Part, identity: InstanceIdentity, request: StoreRequest) -> StoreOutcome:
@@ -165,7 +166,6 @@ class _Incoming:
         self._finish = finish
         self._lock = Lock()  # an association may end while its last bytes are being written
         self._content: bytearray | None = None
-        self._digest = hashlib.sha256()
         self._prefix = 0
         self._fault: Exception | None = None
 
@@ -175,18 +175,31 @@ class _Incoming:
             prefix = reader.file_prefix(self.request)
             self._spool.admit(1)
             self._content, self._prefix = bytearray(prefix), len(prefix)
-            self._digest.update(prefix)
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes of the data set."""
-        with self._lock, fault_barrier(self._fail):
+        with self._lock:
+            try:
+                held = self._held_with(data)
+            except MemoryError as error:
+                self._fail(error)
+            else:
+                if not held:
+                    self._write_on(data)
+
+    def _held_with(self, data: bytes | memoryview) -> bool:
+        """Whether it could be added to what is in memory."""
+        if self._content is None or len(self._content) + len(data) > HELD_BYTES:
+            return False
+        self._content += data
+        return True
+
+    def _write_on(self, data: bytes | memoryview) -> None:
+        with fault_barrier(self._fail):
+            if self._content is not None:
+                self._to_disk(self._content)
             if self.part is not None:
                 self.part.write(data)
-            elif self._content is not None:
-                self._content += data
-                self._digest.update(data)
-                if len(self._content) > HELD_BYTES:
-                    self._to_disk(self._content)
 
     def _to_disk(self, begun: bytearray) -> None:
         self.part, self._content = self._spool.begin(), None
@@ -218,11 +231,11 @@ class _Incoming:
         else:
             raise Unreadable("It was cut off while it was received.")
 
-    def held(self) -> tuple[bytearray, str]:
-        """All of it and its SHA-256."""
+    def held(self) -> bytearray:
+        """All of it."""
         if self._content is None:
             raise Unreadable("It was cut off while it was received.")
-        return self._content, self._digest.hexdigest()
+        return self._content
 
     def _fail(self, error: Exception) -> None:
         self._fault = self._fault or error

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import queue
+import socket
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 
 from npc_rtnode.adapters.dicom.listener import fast_store
+from npc_rtnode.adapters.dicom.listener.guarded_socket import GuardedSocket
 from npc_rtnode.domain.identifiers import derived_uid
 from tests.builders import pdu
 from tests.builders.mr_series import SeriesSpec, slice_dataset
@@ -58,6 +63,11 @@ def split_command(head: bytes) -> list[bytes]:
     return [pdv(1, COMMAND, head[:20]), pdv(1, COMMAND | LAST, head[20:])]
 
 
+def in_pieces(message: list[bytes], *sizes: int) -> list[bytes]:
+    """The bytes of all its PDUs, cut at these sizes and the rest whole, whatever they are."""
+    return pieces(b"".join(message), *sizes)
+
+
 def traffic() -> dict[str, list[list[bytes]]]:
     """By name: messages to be sent one after the other over one association."""
     (first, uid), (second, other), (third, last) = a_slice(1), a_slice(2), a_slice(3)
@@ -68,6 +78,9 @@ def traffic() -> dict[str, list[list[bytes]]]:
         "again and changed": [pdu.store(first, uid), pdu.store(first, uid), pdu.store(a_slice(1, bytes(128))[0], uid)],
         "cut at odd places": [in_pdus(head, odd, 1), in_pdus(pdu.store_command(other), pieces(second, 3, 0), 2)],
         "all in one": [in_pdus(head, odd, 99)],
+        "in one write": [in_pieces(pdu.store(first, uid)), in_pieces(pdu.store(second, other, message_id=2))],
+        "cut within headers": [in_pieces(pdu.store(first, uid), 3, 8, 120, 1, 2, 40, 7)],
+        "two in one write": [in_pieces([*pdu.store(first, uid), *pdu.store(second, other, message_id=2)], 9)],
         "command in two": [[p_data(*split_command(head)), *pdu.store(first, uid)[1:]]],
         "echo between": [pdu.store(first, uid), [pdu.echo(2)], pdu.store(second, other, message_id=3)],
         "echo within": [[pdu.store(first, uid)[0], pdu.echo(2)]],
@@ -167,3 +180,49 @@ def test_no_bytes_trip_it(noise: bytes, at: int, patch: bytes) -> None:
         assert found is None or found.MessageID >= 0
         parts = fast_store.fragments(memoryview(BytesIO(data).getvalue()))
         assert parts is None or sum(len(part) + 5 for _, part in parts) == len(data)
+
+
+class _Half:
+    """What a socket needs to know of its association."""
+
+    def __init__(self) -> None:
+        self.dul = SimpleNamespace(event_queue=queue.Queue(), state_machine=SimpleNamespace(current_state="Sta6"))
+        self.door = SimpleNamespace(settings=SimpleNamespace(max_pdu_bytes=4096))
+        self.peer_ip = "127.0.0.1"
+
+    def wake(self) -> None:
+        """Nobody waits."""
+
+
+@settings(max_examples=60, deadline=2000)
+@given(
+    sizes=st.lists(st.integers(0, 8192), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(1, 9000), max_size=6),
+    by_library=st.sets(st.integers(0, 5)),
+)
+def test_no_byte_is_lost_between_the_two_roads(sizes: list[int], cuts: list[int], by_library: set[int]) -> None:
+    """PDUs of any size in pieces of any size, several at once, some read by us, some left to the library, and at the
+    end one that is not ours."""
+    bodies = [bytes([number]) * size for number, size in enumerate(sizes, 1)]
+    sent = [struct.pack(">BBL", DATA, 0, len(body)) + body for body in bodies] + [struct.pack(">BBLL", 5, 0, 4, 7)]
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with closing(ours), closing(theirs):
+        guarded = GuardedSocket(_Half(), ours)  # type: ignore[arg-type]  # half an association
+        sender = threading.Thread(target=lambda: [theirs.sendall(one) for one in in_pieces(sent, *cuts)])
+        sender.start()
+        read = []
+        for number in range(len(bodies)):
+            assert guarded.readable(5)
+            body = guarded.read_p_data()
+            assert body is not None
+            read.append(bytes(body))
+            if number in by_library:
+                guarded.leave(body)
+                read[-1] = bytes(guarded.recv(struct.unpack(">BBL", guarded.recv(6))[2]))
+        assert read == bodies
+        assert guarded.read_p_data() is None
+        assert (guarded.recv(6), guarded.recv(4)) == (sent[-1][:6], sent[-1][6:])
+        sender.join()
+        guarded.forget()

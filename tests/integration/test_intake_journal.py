@@ -55,11 +55,16 @@ EXPLICIT: Final = "1.2.840.10008.1.2.1"
 
 
 def arrived(number: int, content: bytes) -> Arrived:
-    """A record of that content."""
+    """A record of that content, as the receiver writes it."""
     uid = f"1.2.3.{number}"
     identity = InstanceIdentity(MR, uid, "1.2", "1.2.3", "MR")
     request = StoreRequest(INFO, MR, uid, EXPLICIT)
-    return Arrived(NOON, Arrival(identity, request, hashlib.sha256(content).hexdigest(), len(content)))
+    return Arrived(NOON, Arrival(identity, request, "", len(content)))
+
+
+def named(entry: Arrived, content: bytes) -> Arrived:
+    """The record with the SHA-256 of its content: as it is read, and as earlier versions wrote it."""
+    return replace(entry, arrival=replace(entry.arrival, sha256=hashlib.sha256(content).hexdigest()))
 
 
 def content(number: int, size: int = 5000) -> bytes:
@@ -107,7 +112,7 @@ def test_every_kind_comes_back_as_it_was(folder: Path) -> None:
     request = StoreRequest(INFO, MR, "1.2.3", EXPLICIT)
     entries: list[IntakeEntry] = [
         Opened(NOON, INFO),
-        arrived(1, b"content"),
+        named(arrived(1, b"content"), b"content"),
         Refused(NOON, request, StoreOutcome.UNREADABLE, "cut"),
         Ended(NOON, INFO, "released", ("1.2.3",)),
         Rejected(NOON, INFO, "unknown"),
@@ -123,6 +128,42 @@ def test_every_kind_comes_back_as_it_was(folder: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (folder, segment(folder))} == {0o700, 0o600}
     assert (again.append(Opened(NOON, INFO)), numbers(again, 4)) == (6, [5, 6])
     again.close()
+
+
+def test_the_digest_of_a_content_is_found_when_it_is_read(folder: Path) -> None:
+    """A sender does not wait for it; who enters records and who takes the journal up later has it all the same."""
+    journal = opened(folder)
+    journal.append(arrived(1, content(1)), content(1))
+    whole = [named(arrived(1, content(1)), content(1))]
+    assert [noted.entry for noted in journal.read(0, 100)] == whole
+    journal.close()
+    again = opened(folder)
+    assert [noted.entry for noted in again.read(0, 100)] == whole
+    again.close()
+
+
+@pytest.mark.parametrize("with_digest", [False, True])
+def test_a_content_that_was_not_all_written_is_cut_at_the_end(folder: Path, with_digest: bool) -> None:
+    """Its record stands there whole, its last page does not: nobody was told Success, and its number is free."""
+    journal, entry = opened(folder), arrived(1, content(1))
+    journal.append(named(entry, content(1)) if with_digest else entry, content(1))
+    journal.close()
+    with segment(folder).open("r+b") as stream:
+        os.pwrite(stream.fileno(), bytes(100), 5000)
+    again = opened(folder)
+    assert (numbers(again), again.append(Opened(NOON, INFO))) == ([], 1)
+    again.close()
+
+
+def test_a_content_that_changed_since_is_set_aside_and_never_entered(folder: Path) -> None:
+    """What is read back is compared with what was received, in the running process too."""
+    journal = opened(folder)
+    for number in (1, 2):
+        journal.append(arrived(number, content(number)), content(number))
+    with segment(folder).open("r+b") as stream:
+        os.pwrite(stream.fileno(), b"x", 5000)
+    assert (numbers(journal), len(JournalReader(folder).damaged())) == ([2], 1)
+    journal.close()
 
 
 def test_segments_are_used_again_and_their_past_counts_for_nothing(folder: Path) -> None:
@@ -708,7 +749,7 @@ def test_a_record_of_another_version(folder: Path, monkeypatch: pytest.MonkeyPat
     """Whole, and of a kind that this program does not know: nothing is cut, and it is said what to do."""
     fill(folder, 1)
     with monkeypatch.context() as patched:
-        patched.delitem(intake_journal._KINDS, "Arrived")
+        patched.delitem(intake_journal._KINDS, "_Unnamed")
         with pytest.raises(SchemaFault, match="another version"):
             opened(folder)
     assert numbers(opened(folder)) == [1]

@@ -25,6 +25,7 @@ from npc_rtnode.adapters.dicom.structure import (
     IMPLEMENTATION_VERSION,
     MAX_DEPTH,
     StructureReader,
+    _Walk,
 )
 from npc_rtnode.domain.records import AssociationInfo, ReceivedInstance
 from npc_rtnode.errors import Unreadable
@@ -178,6 +179,31 @@ def test_overwritten_bytes_never_hang_or_crash(syntax: str, place: float, put: b
         READER.identify(bytes(whole), syntax)
     except Unreadable:
         return
+
+
+@settings(max_examples=500, deadline=1000)
+@given(
+    place=st.floats(0, 1, exclude_max=True),
+    put=st.one_of(st.binary(max_size=8), st.sampled_from([bytes(8), b"\xfe\xff\x00\xe0", b"\x28\0\x10\0US\2\0"])),
+    tail=st.sampled_from([b"", bytes(40), element(0x7FE10010, b"LO", b"ab") + bytes(40), b"\1"]),
+)
+def test_what_is_passed_over_would_have_been_judged_the_same(place: float, put: bytes, tail: bytes) -> None:
+    """Plain elements are not looked at one by one; whatever is bent, the verdict is that of who looks at each."""
+    data = bytearray(WHOLE[EXPLICIT])
+    at = int(place * len(data))
+    data[at : at + len(put)] = put
+    data += tail
+    quickly = _verdict(bytes(data))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_Walk, "_pass_plain", lambda _walk, at, _end, last: (at, last))
+        assert _verdict(bytes(data)) == quickly
+
+
+def _verdict(data: bytes) -> object:
+    try:
+        return READER.identify(data, EXPLICIT)
+    except Unreadable as error:
+        return error.detail
 
 
 @settings(max_examples=200, deadline=1000)

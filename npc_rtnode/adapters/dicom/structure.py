@@ -78,6 +78,7 @@ _UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS, _FLOAT_PIXELS, _DOUBLE_PIXELS = 0x7FE00010, 0x7FE00008, 0x7FE00009
+_FIRST, _BEHIND = 0x00080000, 0xFFFE0000  # tags of a data set lie from the one up to the other
 
 # PS3.5 7.1.2: these have two reserved bytes and a 32-bit length; all other VRs a 16-bit length.
 _LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -102,6 +103,7 @@ _ROWS, _COLUMNS, _BITS = 0x00280010, 0x00280011, 0x00280100
 _WANTED: Final = frozenset(
     (_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _BITS)
 )
+_LOOKED_AT: Final = _WANTED | {_CHARSET}
 _OWN_VRS: Final = {tag: {b"", b"UN", dictionary_VR(tag).encode("ascii")} for tag in _WANTED}
 
 
@@ -200,12 +202,30 @@ class _Walk:
         last = -1
         at += len(group) if self.data[: len(group := _EMPTY_COMMAND_GROUP[explicit])] == group else 0
         while at < end and not (last >= _PIXELS and self._only_zeros(at)):
+            if explicit:
+                at, last = self._pass_plain(at, end, last)
             element = self._element(at, end, explicit, last)
             last = element.tag
             at = self._pass_value(element, end, explicit, depth=0)
             if last in _WANTED:
                 self._check_vr(element)
                 self.found[last] = self._identifying(element, at)
+
+    def _pass_plain(self, at: int, end: int, last: int) -> tuple[int, int]:
+        """Over elements of explicit VR of which nothing is to be known: before all pixels, a short VR, in order, whole,
+        with more behind them. Whatever is odd about one, or wanted, is left to be judged; where that stands, and the
+        tag before it. Half the time of a walk went into judging what is in order."""
+        data, header, elements = self.data, _HEADER.unpack_from, self.elements
+        while at + 8 < end and elements < MAX_ELEMENTS:
+            group, number, vr, length = header(data, at)
+            tag, following = group << 16 | number, at + 8 + length
+            if not _FIRST <= tag < _FLOAT_PIXELS or tag <= last or tag in _LOOKED_AT:
+                break
+            if vr not in _SHORT_VRS or length % 2 or following >= end:
+                break
+            at, last, elements = following, tag, elements + 1
+        self.elements = elements
+        return at, last
 
     def _check_vr(self, element: _Element) -> None:
         """What says which instance this is must say the same to every reader, as text or as tags."""
@@ -237,7 +257,7 @@ class _Walk:
         if self.elements > MAX_ELEMENTS:
             raise Unreadable(f"It has more than {MAX_ELEMENTS} elements.")
         element = self._explicit_header(at, end) if explicit else self._implicit_header(at, end)
-        if not 0x00080000 <= element.tag < 0xFFFE0000:
+        if not _FIRST <= element.tag < _BEHIND:
             raise Unreadable(f"Tag {_name(element.tag)} cannot stand in a data set (offset {at}).")
         if element.tag <= last:
             raise Unreadable(f"Tag {_name(element.tag)} comes after {_name(last)} (offset {at}).")

@@ -86,6 +86,9 @@ class Meter(DIMSEServiceProvider):
 
     def _receive(self, context_id: int, data: bytes | memoryview) -> None:
         """One fragment (PS3.8 annex E)."""
+        if self._goes_on(context_id, data):
+            self._store(context_id, data)
+            return
         if self.message is None:
             self._command_bytes = self._object_bytes = 0
             self._context_id, self._storing = context_id, False
@@ -96,6 +99,17 @@ class Meter(DIMSEServiceProvider):
             self._store(context_id, data)
         elif not self._begin_at_once(context_id, data):
             self._collect(context_id, bytes(data))
+
+    def _goes_on(self, context_id: int, data: bytes | memoryview) -> bool:
+        """Whether it is the next fragment of a data set that is stored in this thread, and within its cap: so nothing
+        that `_fault` asks is wrong with it."""
+        if self._at_once is None or context_id != self._context_id or not data or data[0] & _COMMAND:
+            return False
+        size = self._object_bytes + len(data) - 1
+        if size > self.assoc.door.object_limit:
+            return False
+        self._object_bytes = size
+        return True
 
     def _collect(self, context_id: int, data: bytes) -> None:
         """A fragment that pynetdicom may keep: of a command, of which a data set may follow."""

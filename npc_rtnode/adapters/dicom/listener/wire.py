@@ -12,7 +12,7 @@ from pynetdicom.fsm import InvalidEventError
 from npc_rtnode import log
 from npc_rtnode.adapters.dicom.listener import fast_store
 from npc_rtnode.adapters.dicom.listener.connection import STUMBLES, Connection
-from npc_rtnode.adapters.dicom.listener.guarded_socket import PDU_SLACK, GuardedSocket
+from npc_rtnode.adapters.dicom.listener.guarded_socket import LOOK_S, GuardedSocket
 from npc_rtnode.adapters.dicom.listener.meter import Meter
 
 logger = log.get(__name__)
@@ -37,7 +37,6 @@ class Wire(DULServiceProvider):
     def __init__(self, assoc: Connection, meter: Meter) -> None:
         super().__init__(assoc)
         self._association, self._meter = assoc, meter
-        self._buffer = bytearray(assoc.door.settings.max_pdu_bytes + PDU_SLACK)
         self._run_loop_delay = 0  # the socket waits instead, and hears of everything that is to be done
         self.to_user_queue = _Mailbox(meter.poke)
         self.daemon = True  # or one stalled peer keeps the process from ending (row 1)
@@ -70,17 +69,17 @@ class Wire(DULServiceProvider):
             super()._read_pdu_data()
 
     def _take(self) -> bool:
-        """One PDU; whether the next one can be read at once, and nothing else is to be done before."""
+        """One PDU; whether the next one can be read, waited for a little, and nothing else is to be done before."""
         connection = cast("GuardedSocket", self.socket)
-        read = connection.read_pdu(self._buffer)
-        parts = fast_store.fragments(read[1]) if read and read[0] == fast_store.P_DATA_TF else None
+        body = connection.read_p_data()
+        parts = None if body is None else fast_store.fragments(body)
         if parts is None:
-            if read:
-                connection.leave(*read)
+            if body is not None:
+                connection.leave(body)
             super()._read_pdu_data()
             return False
         self._meter.take(parts)
-        return self.event_queue.empty() and not self._kill_thread and connection.readable()
+        return self.event_queue.empty() and not self._kill_thread and connection.readable(LOOK_S)
 
     def run_reactor(self) -> None:
         """A state machine that is asked for the impossible (an answer to a peer who has gone on) raises."""
