@@ -21,8 +21,3 @@ AGEING_S: Final = 60
 def rank_at(first_due_at: datetime, priority: int) -> datetime:
     """The moment by which waiting work is ordered, the earliest first."""
     return first_due_at - timedelta(seconds=priority * AGEING_S)
-
-
-def effective(rank: datetime, now: datetime) -> float:
-    """The priority that it has by now: what it began with and one point for every `AGEING_S` it has waited."""
-    return (now - rank).total_seconds() / AGEING_S

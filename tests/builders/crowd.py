@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
+from npc_rtnode.adapters.database.journal import Note, tell
 from npc_rtnode.adapters.database.work import WorkLedger
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.lifecycle import JobState
@@ -117,8 +118,7 @@ def receive_another(sessions: Sessions, number: int) -> StoreOutcome:
 
 def reject_callers(sessions: Sessions, number: int) -> int:
     """Ten events from each."""
-    intake = IntakeLedger(sessions, "site-key", QUIET_S)
     for turn in range(EVENTS_EACH):
-        info = AssociationInfo(f"r-{number}-{turn}", "X", "Y", "127.0.0.9")
-        intake.association_rejected(info, "unknown", NOON)
+        with sessions.writing() as session:
+            tell(session, "association", f"r-{number}-{turn}", "REJECTED", Note(NOON))
     return EVENTS_EACH

@@ -84,6 +84,10 @@ class Ledger:
         received = ReceivedInstance(self.association, MR, sop_uid, "1.2.840.10008.1.2.1", b"")
         return Arrival(identity, received, digest_of([sop_uid, content]), 100)
 
+    def copies(self, sop_uid: str) -> tuple[str, ...]:
+        """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
+        return self.intake.known([sop_uid]).get(sop_uid, ())
+
     def end(self, how: str = "released", refused: tuple[str, ...] = ()) -> None:
         """End the association; what is received after this comes on another one."""
         self.intake.association_ended(self.association, how, refused, self.now)

@@ -436,7 +436,7 @@ def test_files_torn_by_a_power_loss_are_laid_again(ledger: Ledger, tmp_path: Pat
     for number in range(3):
         hand_over(receiver, a_slice(ledger, number))
     uids = [a_slice(ledger, number).sop_uid for number in range(3)]
-    torn, gone, removed = (spool.path(ledger.intake.copies(uid)[0]) for uid in uids)
+    torn, gone, removed = (spool.path(ledger.copies(uid)[0]) for uid in uids)
     torn.write_bytes(torn.read_bytes()[:100])
     gone.unlink()
     removed.unlink()
@@ -826,7 +826,7 @@ def test_a_file_whose_fsync_failed_is_laid_anew(
     before the journal lets go."""
     receiver = Intake(ledger, tmp_path, spool, InstanceReader())
     hand_over(receiver, a_slice(ledger, 1))
-    kept = spool.path(ledger.intake.copies(a_slice(ledger, 1).sop_uid)[0])
+    kept = spool.path(ledger.copies(a_slice(ledger, 1).sop_uid)[0])
     doubted = kept.open("rb")
     sync = os.fsync
 
@@ -860,7 +860,7 @@ def test_a_comparison_that_breaks_holds_up_no_other(ledger: Ledger, tmp_path: Pa
     for sent in (first, replace(first, encoded=first.encoded[:-1] + b"\x55"), a_slice(ledger, 2)):
         assert hand_over(receiver, sent) is StoreOutcome.STORED
     assert receiver.replayer.run() == 3
-    assert [len(ledger.intake.copies(a_slice(ledger, number).sop_uid)) for number in (1, 2)] == [2, 1]
+    assert [len(ledger.copies(a_slice(ledger, number).sop_uid)) for number in (1, 2)] == [2, 1]
     assert ledger.series_states() == ["QUARANTINED"]
 
 
@@ -876,7 +876,7 @@ def test_a_fault_that_passes_sets_nothing_aside(
             receiver.replayer.run()
     assert ledger.intake.position()[0] == 0
     assert receiver.replayer.run() == 1
-    assert ledger.intake.copies(a_slice(ledger, 1).sop_uid)
+    assert ledger.copies(a_slice(ledger, 1).sop_uid)
 
 
 def test_what_is_set_aside_is_durable_and_not_called_stored(

@@ -194,11 +194,11 @@ class TestIntake:
     def test_another_encoding_is_kept_and_changes_nothing(self, ledger: Ledger) -> None:
         """A copy with the same elements is a duplicate: acknowledged, its row kept, no input, no further instance."""
         ledger.queued_job()
-        (kept,) = ledger.intake.copies("1.2.3.1")
+        (kept,) = ledger.copies("1.2.3.1")
         arrival = replace(ledger.arrival("1.2.3.1", "1.2.3", "re-encoded", "1.2"), same_as=kept)
         assert ledger.intake.record(arrival, ledger.now) is StoreOutcome.DUPLICATE
         assert ledger.intake.record(arrival, ledger.now) is StoreOutcome.DUPLICATE
-        assert ledger.intake.copies("1.2.3.1") == (kept, arrival.sha256)
+        assert ledger.copies("1.2.3.1") == (kept, arrival.sha256)
         assert ledger.series_states() == ["SELECTED"]
         view = ledger.queries.study(ledger.study())["series"][0]
         assert (view["instances"], view["conflicts"]) == (3, [])
@@ -837,7 +837,7 @@ class TestDesk:
         """The series is judged anew with the chosen content; the other keeps its row, and comes back as a duplicate."""
         ledger.queued_job()
         ledger.receive("1.2.3.1", content="other")
-        copies = ledger.intake.copies("1.2.3.1")
+        copies = ledger.copies("1.2.3.1")
         ledger.desk.settle(ledger.study(), keep, ledger.word())
         assert ledger.series_states() == ["RECEIVING"]
         (open_again,) = ledger.series.quiet(ledger.now)
@@ -845,7 +845,7 @@ class TestDesk:
         assert open_again.seen == 3
         assert ledger.receive("1.2.3.1", content="other") is StoreOutcome.DUPLICATE
         assert ledger.receive("1.2.3.1") is StoreOutcome.DUPLICATE
-        assert ledger.intake.copies("1.2.3.1") == copies
+        assert ledger.copies("1.2.3.1") == copies
         event = [e for e in ledger.queries.history(ledger.study()) if e["event"] == "CONFLICT_SETTLED"][-1]
         assert (event["actor"], event["detail"]["keep"]) == ("operator:ada", keep)
         assert event["detail"]["reason"] == "because a test says so"
@@ -874,7 +874,7 @@ class TestDesk:
         ledger.desk.settle(ledger.study(), Keep.LAST, ledger.word())
         assert ledger.receive("1.2.3.1", content="third") is StoreOutcome.CONFLICT
         (rivals,) = ledger.queries.study(ledger.study())["series"][0]["conflicts"]
-        assert [rival["sha256"] for rival in rivals] == list(ledger.intake.copies("1.2.3.1")[1:])
+        assert [rival["sha256"] for rival in rivals] == list(ledger.copies("1.2.3.1")[1:])
 
     def test_a_conflict_across_two_series_cannot_be_settled(self, ledger: Ledger) -> None:
         """One UID under two series: whichever were kept, the other would lack a slice."""

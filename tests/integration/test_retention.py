@@ -434,7 +434,7 @@ def test_a_purge_between_bytes_and_row_takes_nothing_acknowledged(
 
     receiver = Intake(ledger, tmp_path, spool, reader)
     assert hand_over(receiver, received) is StoreOutcome.STORED
-    (sha256,) = ledger.intake.copies("1.2.3.1")
+    (sha256,) = ledger.copies("1.2.3.1")
     replay = ledger.intake.replay
 
     def raced(*args: Any) -> dict[int, StoreOutcome]:

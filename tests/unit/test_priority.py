@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from npc_rtnode.domain.priority import AGEING_S, CLINICAL, MOST, effective, rank_at
+from npc_rtnode.domain.priority import CLINICAL, MOST, rank_at
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -16,12 +16,6 @@ def test_the_urgent_comes_first_and_of_equals_the_older() -> None:
     waiting = {"research": (0, 0), "clinical": (80, 30), "older": (80, 10), "reprocess": (20, 0)}
     order = sorted(waiting, key=lambda name: rank_at(NOON + timedelta(seconds=waiting[name][1]), waiting[name][0]))
     assert order == ["older", "clinical", "reprocess", "research"]
-
-
-def test_it_grows_by_a_point_for_every_minute() -> None:
-    """The priority that it has by now is what it began with and what it has waited."""
-    assert effective(rank_at(NOON, 20), NOON) == 20
-    assert effective(rank_at(NOON, 20), NOON + timedelta(seconds=5 * AGEING_S)) == 25
 
 
 @pytest.mark.parametrize("least", [0, 20, 79])

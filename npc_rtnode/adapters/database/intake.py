@@ -167,15 +167,6 @@ class IntakeLedger:
                 row.ended_at, row.how = now, "lost"
             return len(left)
 
-    def association_rejected(self, info: AssociationInfo, reason: str, now: datetime) -> None:
-        """A caller was refused: kept as a row and as an event."""
-        with self._sessions.writing() as session:
-            _tell_rejection(_Batch(session, (), now), info, reason, now)
-
-    def copies(self, sop_uid: str) -> tuple[str, ...]:
-        """The SHA-256 of every content that is kept under this SOP Instance UID, in order of arrival."""
-        return self.known([sop_uid]).get(sop_uid, ())
-
     def record(self, arrival: Arrival, now: datetime) -> StoreOutcome:
         """One transaction: the instance, its series revision, its study; STORED, DUPLICATE, CONFLICT or OWN_OBJECT."""
         with self._sessions.writing() as session:
