@@ -28,7 +28,7 @@ import npc_rtnode
 from npc_rtnode import log
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.admission import AdmissionLedger
-from npc_rtnode.adapters.database.carrier import CPU, GPU, Embedded
+from npc_rtnode.adapters.database.carrier import CPU, GPU, RESOURCES, Embedded
 from npc_rtnode.adapters.database.carrier import sending as send_to
 from npc_rtnode.adapters.database.clock import LedgerClock
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
@@ -40,6 +40,7 @@ from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import require_signed, sign
 from npc_rtnode.adapters.database.pauses import RECEIVE, Pauses
 from npc_rtnode.adapters.database.queries import Queries
+from npc_rtnode.adapters.database.recipes import RecipeLedger
 from npc_rtnode.adapters.database.retention import RetentionLedger
 from npc_rtnode.adapters.database.series import SeriesLedger
 from npc_rtnode.adapters.database.studies import StudyLedger
@@ -67,9 +68,20 @@ from npc_rtnode.domain.constancy import Limits, site_zone
 from npc_rtnode.domain.disks import Room
 from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.leases import LeaseWatch
+from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.retention import Days, Place
-from npc_rtnode.domain.retry import COMPUTE, RetryPolicy
-from npc_rtnode.errors import CannotListen, ConfigFault, FilesAway, MomentFault, PeerBusy, TlsFailed, Unreachable
+from npc_rtnode.domain.retry import COMPUTE, RetryPolicy, describe
+from npc_rtnode.errors import (
+    BundleFault,
+    CannotListen,
+    ConfigFault,
+    FilesAway,
+    LedgerUnavailable,
+    MomentFault,
+    PeerBusy,
+    TlsFailed,
+    Unreachable,
+)
 from npc_rtnode.pipeline.admit import Gatekeeper
 from npc_rtnode.pipeline.assemble import Assembler
 from npc_rtnode.pipeline.attempt import Barrier
@@ -79,6 +91,7 @@ from npc_rtnode.pipeline.deliver import Deliverer
 from npc_rtnode.pipeline.disks import DiskWatch
 from npc_rtnode.pipeline.infer import Inferrer
 from npc_rtnode.pipeline.receive import Receiver
+from npc_rtnode.pipeline.recipe import Likeness, Orders
 from npc_rtnode.pipeline.replay import Replayer
 from npc_rtnode.pipeline.select import Policy, Selector
 from npc_rtnode.pipeline.sweep import Janitor, Pulse, Recovery, Retention
@@ -117,6 +130,9 @@ ADMISSION_S = 2
 
 LATE_S = 5
 """A record of the intake journal that the ledger does not have after so long waits for something."""
+
+RECIPE_S = 5
+"""How often the node looks for jobs of another bundle or other settings, and a further host compares its own."""
 
 CONSTANCY_S = 5
 """How often the worker looks whether a constancy run is due, asked for or at its end."""
@@ -291,6 +307,11 @@ class Station:
             settings_hash=content_hash(settings),
             priorities={called.ae_title: called.priority for called in settings.listener.called},
         )
+
+    def recipe(self, predictor: Predictor) -> Recipe:
+        """What this host would make answers with now. Raises BundleFault."""
+        bundle = predictor.statement()
+        return Recipe(bundle.sha256, content_hash(self.settings), f"{bundle.name} {bundle.version}")
 
     @property
     def predictions(self) -> PredictionFolder:
@@ -546,7 +567,9 @@ class WorkRole:
         self._station = Station(settings)
         self._station.require_schema()
         self._clock = self._station.clock
-        self._pages = WorkLedger(self._station.sessions, settings.work.host or NODE, settings.work.night)
+        self._recipes = RecipeLedger(self._station.sessions)
+        host, recipe = settings.work.host, self._recipe if settings.work.host else None
+        self._pages = WorkLedger(self._station.sessions, host or NODE, settings.work.night, recipe)
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
@@ -557,6 +580,7 @@ class WorkRole:
         self._errand = self._station.errand()
         self._had_files = True
         self._files = self._reach()
+        self._likeness = self._compared()
         self._courier = self._couriers()
         self._metronome = Metronome(self._ticks())
         self._porter = Porter(self._station.home.bell, lambda: self._metronome.wake("assemble"))
@@ -567,9 +591,11 @@ class WorkRole:
         self._lock = self._station.take("work")
         self._make_ready()
         self._take_back()
-        if not self._station.settings.work.host:
+        if self._likeness:
+            self._likeness.look()
+        else:
             self._cancel_unknown()
-        self._counter = None if self._station.settings.work.host else self._station.counter()
+        self._counter = None if self._likeness else self._station.counter()
         if self._counter:
             self._counter.start()
         self._metronome.start()
@@ -603,6 +629,9 @@ class WorkRole:
         if self._counter:
             self._counter.stop()
         self._predictor.close()
+        if self._likeness:
+            with suppress(LedgerUnavailable):
+                self._likeness.leave()
         self._lock.release()
         self._station.close()
 
@@ -610,14 +639,16 @@ class WorkRole:
         lanes, work = self._lanes(), self._station.settings.work
         beating = Tick("pulse", self._pulse().beat, work.beat_s)
         recovery = Tick("recover", self._recovery().run, work.silent_s / 3, wakes=tuple(lane.name for lane in lanes))
-        return [*(self._guest() if work.host else self._house()), *lanes, beating, recovery]
+        beside = self._guest(self._likeness, recovery.wakes) if self._likeness else self._house()
+        return [*beside, *lanes, beating, recovery]
 
-    def _guest(self) -> list[Tick]:
+    def _guest(self, likeness: Likeness, lanes: tuple[str, ...]) -> list[Tick]:
         """What a further host does besides its work: what it fetched does not stay, and its own set-up is looked at."""
         from npc_rtnode.adapters.dicom.expiry import say_expiries
 
         tls = self._station.settings.tls
         return [
+            Tick("recipe", likeness.look, RECIPE_S, wakes=lanes),
             Tick("disks", self._station.disk_watch().look, DISKS_S),
             *([Tick("cache", self._station.forget_fetched, JANITOR_S)] if self._errand else []),
             *([Tick("certificates", lambda: say_expiries(tls, utc_now()), ALARM_S)] if tls.in_force else []),
@@ -628,6 +659,7 @@ class WorkRole:
         return [
             Tick("assemble", self._assemble(), 2, wakes=("select",)),
             Tick("select", self._select(), 2, wakes=("infer",)),
+            Tick("recipe", self._orders().run, RECIPE_S, wakes=("select",)),
             Tick("commit", self._until_none(self._committer().run), 2),
             *([Tick("constancy", self._constancy().run, CONSTANCY_S)] if self._station.settings.qa.enabled else []),
             Tick("disks", self._station.disk_watch().look, DISKS_S),
@@ -646,7 +678,7 @@ class WorkRole:
             **{send_to(d.name): _Stage(f"deliver:{d.name}", self._deliverer(d).run) for d in destinations},
         }
         return {
-            resource: replace(stage, run=self._willing(self._reaching(stage.run)))
+            resource: replace(stage, run=self._willing(resource, stage.run))
             for resource, stage in stages.items()
             if takes(resource)
         }
@@ -662,7 +694,7 @@ class WorkRole:
         from npc_rtnode.adapters.database.courier import Courier
 
         work, lanes = self._station.settings.work, {name: stage.run for name, stage in self._stages.items()}
-        return Courier(self._station.settings.database_url, lanes, work.beat_s, work.silent_s)
+        return Courier(self._station.settings.database_url, lanes, work.beat_s, work.silent_s, self._begins)
 
     def _reach(self) -> _Files:
         station, errand = self._station, self._errand
@@ -674,15 +706,38 @@ class WorkRole:
             FetchedPredictions(station.predictions, station.root / WORK, errand),
         )
 
-    def _willing(self, run: _Run) -> _Run:
+    def _willing(self, resource: str, run: _Run) -> _Run:
         """Claim nothing while the role stops: the courier fetches until the last tick has ended."""
-        return lambda only=None: not self._stopping.is_set() and run(only)
+        return lambda only=None: not self._stopping.is_set() and self._begins(resource) and run(only)
 
-    def _reaching(self, run: _Run) -> _Run:
-        """Claim nothing while the node's files cannot be had: another host may."""
-        if not self._station.settings.work.host:
-            return run
-        return lambda only=None: self._are_files_there() and run(only)
+    def _begins(self, resource: str) -> bool:
+        """Not while the node's files cannot be had, nor what would become something else here: another host may."""
+        if self._likeness is None:
+            return True
+        alike = all(self._likeness.begins(state) for state, name in RESOURCES.items() if name == resource)
+        return alike and self._are_files_there()
+
+    def _compared(self) -> Likeness | None:
+        """Who compares a further host with the node; None on the node itself."""
+        work = self._station.settings.work
+        if not work.host:
+            return None
+        takes = [state for state, resource in RESOURCES.items() if work.takes(resource)]
+
+        def record(because: str) -> None:
+            self._recipes.unfit(work.host, because, self._clock())
+
+        return Likeness(self._recipe, self._recipes.in_force, takes, record)
+
+    def _recipe(self) -> Recipe:
+        """A further host's own; without a bundle that can be read it makes nothing, and that is said."""
+        try:
+            return self._station.recipe(self._predictor)
+        except BundleFault as error:
+            return Recipe("", content_hash(self._station.settings), f"none, {describe(error)}")
+
+    def _orders(self) -> Orders:
+        return Orders(self._recipes, lambda: self._station.recipe(self._predictor), self._clock)
 
     def _are_files_there(self) -> bool:
         there, before = self._errand.is_answered() if self._errand else self._station.is_mounted, self._had_files

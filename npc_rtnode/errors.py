@@ -163,6 +163,12 @@ class SchemaFault(SetupFault):
     code = "SCHEMA_FAULT"
 
 
+class OtherRecipe(SetupFault):
+    """This worker host has not the node's bundle, or not its settings."""
+
+    code = "OTHER_RECIPE"
+
+
 class CannotListen(SetupFault):
     """The node cannot listen where its settings say."""
 

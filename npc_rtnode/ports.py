@@ -22,6 +22,7 @@ from npc_rtnode.domain.geometry import Stack, Volume
 from npc_rtnode.domain.invariants import ClaimedInstance, ClaimedResult, Looked, ObjectFacts
 from npc_rtnode.domain.lifecycle import JobState
 from npc_rtnode.domain.prediction import Answer, BundleStatement, Prediction
+from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.records import (
     Arrival,
     Asked,
@@ -485,6 +486,13 @@ class DiskPages(Protocol):
 
     def low(self) -> set[str]:
         """The disks of which that was told last."""
+
+
+class RecipePages(Protocol):
+    """The ledger as the node needs it, to have all work done by its own bundle and settings."""
+
+    def renew(self, recipe: Recipe, now: datetime) -> int:
+        """This is the node's own; what waits under another is ordered anew; how many jobs."""
 
 
 class Shelf(Protocol):

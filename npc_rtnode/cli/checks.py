@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from npc_rtnode.adapters.database import health, schema
 from npc_rtnode.adapters.database.commitments import CommitmentLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
+from npc_rtnode.adapters.database.recipes import RecipeLedger
 from npc_rtnode.app import LATE_S, RESULTS_MB, Home, Station
 from npc_rtnode.cli.qa import newest
 from npc_rtnode.cli.status import admission_of
@@ -106,6 +107,10 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     yield _journal(len(station.notes.damaged()), station.late_records())
     yield _admission(station, counts)
     yield _commitments(CommitmentLedger(station.sessions).counts())
+    for host, words in RecipeLedger(station.sessions).told().items():
+        yield Check(
+            f"worker host {host}", WARNING, words, "on that host: set the node's bundle and settings, restart it"
+        )
     if said := newest(ConstancyLedger(station.sessions)):
         alarm = RunState.ALARM in said
         yield Check("constancy", WARNING if alarm else GOOD, said, "`npc-rtnode qa trend`" if alarm else "")

@@ -11,6 +11,7 @@ from npc_rtnode.adapters.database.admission import AdmissionLedger
 from npc_rtnode.adapters.database.constancy import ConstancyLedger
 from npc_rtnode.adapters.database.disks import DiskLedger
 from npc_rtnode.adapters.database.pauses import Pauses
+from npc_rtnode.adapters.database.recipes import RecipeLedger
 from npc_rtnode.app import MEGABYTE, Station
 from npc_rtnode.cli.console import AsJson, Config, answer, settings_of, table
 from npc_rtnode.cli.qa import newest
@@ -19,22 +20,24 @@ from npc_rtnode.domain.constancy import RunState
 
 
 def status(config: Config = None, as_json: AsJson = False) -> None:
-    """Admission, disks, backlog and how many of what, by state; exit 0 open, 3 a person should look."""
+    """Admission, disks, hosts, backlog and how many of what, by state; exit 0 open, 3 a person should look."""
     station = Station(settings_of(config))
     schema.require_head(station.engine)
     admission, counts = admission_of(station), _counts(station)
     paused, constancy = Pauses(station.sessions).all(), newest(ConstancyLedger(station.sessions))
-    low = DiskLedger(station.sessions).told()
+    low, unfit = DiskLedger(station.sessions).told(), RecipeLedger(station.sessions).told()
     station.close()
     if as_json:
-        answer({"admission": admission, "paused": paused, "counts": counts, "constancy": constancy, "disks_low": low})
+        stands = {"admission": admission, "paused": paused, "counts": counts, "constancy": constancy}
+        answer({**stands, "disks_low": low, "hosts_unfit": unfit})
     else:
         stopped = ((f"paused: {lane}", words) for lane, words in paused.items())
         counted = ((k, _flat(v)) for k, v in counts.items())
         short = ((f"disk low: {disk}", words) for disk, words in low.items())
-        rows = [*admission.items(), *short, *stopped, *counted, ("constancy", constancy)]
+        idle = ((f"begins nothing: {host}", words) for host, words in unfit.items())
+        rows = [*admission.items(), *short, *idle, *stopped, *counted, ("constancy", constancy)]
         table("", ("what", "how it stands"), rows)
-    if admission["level"] != Level.OPEN or paused or low or RunState.ALARM in constancy:
+    if admission["level"] != Level.OPEN or paused or low or unfit or RunState.ALARM in constancy:
         raise typer.Exit(3)
 
 

@@ -4,7 +4,8 @@
         worker.stop()          # SIGSTOP; `wake` SIGCONT, `kill` SIGKILL
 
 A piece of work begun leaves `begun-<job>-<owner>` in the folder. While `wait-<job>` is there it is not ended;
-`die-<job>` kills whoever begins it; `clock-<owner>` holds the seconds by which that host's clock is wrong from then on.
+`die-<job>` kills whoever begins it; while `shut-<owner>` is there nothing is fetched by that host; `clock-<owner>`
+holds the seconds by which that host's clock is wrong from then on.
 """
 
 from __future__ import annotations
@@ -182,7 +183,10 @@ def serve(url: str, kind: str, owner: str, folder: Path, seconds: float) -> None
     if kind != "embedded":
         from npc_rtnode.adapters.database.courier import Courier
 
-        Courier(url, {"gpu": stage.run}, BEAT_S, SILENT_S).start()
+        def begins(_resource: str) -> bool:
+            return not (folder / f"shut-{owner}").exists()
+
+        Courier(url, {"gpu": stage.run}, BEAT_S, SILENT_S, begins).start()
     (folder / f"up-{owner}-{os.getpid()}").touch()
     signal.pause()
 

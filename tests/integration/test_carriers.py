@@ -409,3 +409,24 @@ def test_ended_entries_do_not_pile_up(house: House) -> None:
             return not session.scalar(text("SELECT count(*) FROM procrastinate_jobs WHERE queue_name = 'gpu'"))
 
     wait_for(is_empty, PATIENCE_S, house.told)
+
+
+@pytest.mark.parametrize("house", [PROCRASTINATE], indirect=True)
+@pytest.mark.postgres
+def test_a_host_that_begins_nothing_takes_nothing_from_the_others(house: House) -> None:
+    """Idle, it would be the first to fetch each entry, and the others would never see one; when it may, it does."""
+    shut = house.folder / "shut-b"
+    shut.touch()
+    house.worker("b")
+    first = house.job()
+    assert house.entries() == [f"job {first}"]
+    house.worker("a")
+    house.wait_done(first)
+    assert house.begun(first, "a")()
+    wait = house.mark("wait", second := house.job())
+    wait_for(house.begun(second, "a"), PATIENCE_S, house.told)
+    third = house.job()
+    shut.unlink()
+    wait_for(house.begun(third, "b"), PATIENCE_S, house.told)
+    wait.unlink()
+    house.wait_done(first, second, third)

@@ -78,3 +78,28 @@ def test_a_server_that_vanished_is_noticed_by_the_courier_too() -> None:
         "word",
         "verify-full",
     )
+
+
+class LastingWorkers:
+    """A procrastinate whose workers work until they are called back."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def run_worker_async(self, **_options: Any) -> None:
+        """Says when it begins, and when it was called back."""
+        self.told.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.told.append("called back")
+
+
+def test_a_lane_fetches_nothing_while_its_work_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it fetched then would be lost to hosts that would begin it: its worker is called back, and comes again."""
+    monkeypatch.setattr("npc_rtnode.adapters.database.courier.LOOK_S", 0.001)
+    workers, answers = LastingWorkers(), [False, False, True, True, False, True, True]
+    one = Courier(URL, {"gpu": lambda _: None}, 10, 45, lambda _: answers.pop(0))
+    with pytest.raises(IndexError):
+        asyncio.run(one._lane(workers, "gpu"))  # type: ignore[arg-type]
+    assert workers.told == ["begun", "called back", "begun", "called back"]

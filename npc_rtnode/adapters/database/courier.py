@@ -34,13 +34,19 @@ _OUT_OF_TOUCH = (ProcrastinateException, psycopg.Error, psycopg_pool.PoolTimeout
 
 Lanes = Mapping[str, Callable[[int], object]]
 """By resource: who does the work of this number, if it is still to be done."""
+LOOK_S: Final = 2.0
+"""How often a lane asks whether its work is begun here."""
 
 
 class Courier:
     """Started and stopped once."""
 
-    def __init__(self, url: str, lanes: Lanes, beat_s: float, silent_s: float) -> None:
+    def __init__(
+        self, url: str, lanes: Lanes, beat_s: float, silent_s: float, begins: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """`begins`: whether work of a resource is begun here now; asked every few seconds, from other threads."""
         self._conninfo = _conninfo(url)
+        self._begins = begins
         self._lanes = lanes
         self._beat_s, self._silent_s = beat_s, silent_s
         self._stopping = threading.Event()
@@ -105,13 +111,35 @@ class Courier:
         No other lane is called back for it: that would wait for the longest work under way.
         """
         while True:
+            while not await self._is_begun(resource):
+                await asyncio.sleep(LOOK_S)
             because = "it ended by itself"
             try:
-                await self._worker(app, resource)
+                if await self._fetched(app, resource):
+                    continue
             except _OUT_OF_TOUCH as error:
                 because = type(error).__name__
             logger.warning("out of touch with the carrier", resource=resource, because=because)
             await asyncio.sleep(AGAIN_S)
+
+    async def _fetched(self, app: procrastinate.App, resource: str) -> bool:
+        """By one worker, until it ends (False) or nothing more is begun here, which calls it back.
+
+        What is fetched and not begun would be lost for a while to the hosts that would begin it.
+        """
+        worker = asyncio.create_task(self._worker(app, resource))
+        try:
+            while await self._is_begun(resource):
+                if (await asyncio.wait({worker}, timeout=LOOK_S))[0]:
+                    await worker  # with its error
+                    return False
+            return True
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)  # what it has under way
+
+    async def _is_begun(self, resource: str) -> bool:
+        return await asyncio.to_thread(self._begins, resource)
 
     async def _worker(self, app: procrastinate.App, resource: str) -> None:
         await app.run_worker_async(

@@ -10,6 +10,7 @@ from sqlalchemy import Select, func, select
 from npc_rtnode.adapters.database.carrier import RESOURCES
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, PauseRow, SeriesRow, StudyRow
 from npc_rtnode.domain.lifecycle import DeliveryState, JobState, SeriesState
+from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.windows import OffPeak
 
 
@@ -43,6 +44,12 @@ def free(query: Select[Any]) -> Select[Any]:
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
         .where(SeriesRow.state == SeriesState.SELECTED, StudyRow.hold.is_(None))
     )
+
+
+def by_recipe(recipe: Recipe) -> Any:
+    """Whether a job that waits would become by this recipe what its work key says (domain/recipe)."""
+    same_bundle = (JobRow.state != JobState.QUEUED) | (JobRow.bundle_hash == recipe.bundle_hash)
+    return (JobRow.settings_hash == recipe.settings_hash) & same_bundle
 
 
 def running(lane: str) -> Any:

@@ -7,7 +7,7 @@ a worker that overslept its lease changes nothing (intake.md 2.4 rule 4).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,9 +21,10 @@ from npc_rtnode.adapters.database.recovered import found_again
 from npc_rtnode.adapters.database.removals import bring_back
 from npc_rtnode.adapters.database.series import open_series
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow
-from npc_rtnode.adapters.database.waiting import claimable_deliveries, claimable_jobs
+from npc_rtnode.adapters.database.waiting import by_recipe, claimable_deliveries, claimable_jobs
 from npc_rtnode.domain.lifecycle import WORKING, DeliveryState, Event, JobState, SeriesState
 from npc_rtnode.domain.priority import rank_at
+from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.records import (
     DeliveryInHand,
     Finding,
@@ -54,9 +55,19 @@ _SUPERSEDES_DELIVERED = (
 class WorkLedger:
     """Claims, outcomes and recovery of jobs and deliveries."""
 
-    def __init__(self, sessions: Sessions, owner: str = "node", off_peak: OffPeak | None = None) -> None:
-        """`owner`: the host that works here; one process of a host works at a time (its lock file)."""
+    def __init__(
+        self,
+        sessions: Sessions,
+        owner: str = "node",
+        off_peak: OffPeak | None = None,
+        recipe: Callable[[], Recipe] | None = None,
+    ) -> None:
+        """`owner`: the host that works here; one process of a host works at a time (its lock file).
+
+        `recipe`: a worker host's own, whose jobs alone it claims. The node claims all, to order anew what has another.
+        """
         self._sessions = sessions
+        self._recipe = recipe
         self._off_peak = off_peak
         self._owner = owner
 
@@ -67,6 +78,8 @@ class WorkLedger:
     ) -> JobInHand | None:
         """Take the first due job in this state by rank, or that very one; None when there is none to begin."""
         due = claimable_jobs(now, self._off_peak).where(JobRow.state == state)
+        if self._recipe:
+            due = due.where(by_recipe(self._recipe()))
         with self._sessions.writing() as session:
             first = _narrowed(due, JobRow, only).order_by(JobRow.rank_at, JobRow.id).limit(1)
             row = session.scalar(first.with_for_update(skip_locked=True, of=JobRow))
