@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.errors import LedgerUnavailable
@@ -47,3 +48,14 @@ class LedgerClock:
                 self._seen = ((asked_s + self._monotonic()) / 2, said.astimezone(UTC))
         except LedgerUnavailable:
             return
+
+
+def due(session: Session, now: datetime) -> datetime:
+    """When work that is due at once is due, by the clock that claims go by: a node's own may be ahead of the server's.
+
+    The server's is that of the transaction's beginning, so that whoever hears of the work never comes too early.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return now
+    said: datetime = session.scalars(text("SELECT transaction_timestamp()")).one()
+    return min(now, said.astimezone(UTC))

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from npc_rtnode.adapters.database.clock import due
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move, tell
 from npc_rtnode.adapters.database.removals import gone
@@ -46,7 +47,7 @@ class SeriesLedger:
 
     def quiet(self, now: datetime) -> list[OpenSeries]:
         """Series that are receiving, whose quiet time has run out and whose sender has moved on; oldest first."""
-        due = (
+        waiting = (
             select(SeriesRow)
             .join(AssociationRow, AssociationRow.id == SeriesRow.last_association_id)
             .where(SeriesRow.state == SeriesState.RECEIVING, SeriesRow.due_at <= now)
@@ -57,7 +58,7 @@ class SeriesLedger:
             )
             .order_by(SeriesRow.due_at)
         )
-        return self._opened(due)
+        return self._opened(waiting)
 
     def next_due(self, now: datetime) -> datetime | None:
         """When the next quiet time runs out; None with nothing waiting for one."""
@@ -212,13 +213,14 @@ def requeue(session: Session, job: JobRow, note: Note) -> None:
     """
     job.results = {}
     job.reasons, job.releasable, job.attempts, job.crashes, job.last_error = [], True, 0, 0, None
-    job.due_at = job.first_due_at = note.at
-    job.rank_at = rank_at(note.at, job.priority)
+    job.due_at = job.first_due_at = due(session, note.at)
+    job.rank_at = rank_at(job.first_due_at, job.priority)
     move(session, job, Event.RETRIED, note)
 
 
 def _new_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) -> int:
     revisions = select(func.coalesce(func.max(JobRow.result_revision), 0)).where(JobRow.series_id == row.id)
+    due_at = due(session, now)
     job = JobRow(
         series_id=row.id,
         work_key=order.work_key,
@@ -233,10 +235,10 @@ def _new_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) 
         content_at=now,
         results={},
         created_at=now,
-        due_at=now,
-        first_due_at=now,
+        due_at=due_at,
+        first_due_at=due_at,
         priority=order.priority,
-        rank_at=rank_at(now, order.priority),
+        rank_at=rank_at(due_at, order.priority),
     )
     session.add(job)
     born(session, job, Note(now, detail={"work_key": order.work_key, "result_revision": job.result_revision}))

@@ -15,6 +15,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.carrier import waits
+from npc_rtnode.adapters.database.clock import due
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
 from npc_rtnode.adapters.database.recovered import found_again
@@ -77,11 +78,11 @@ class WorkLedger:
         self, state: JobState, stage: str, now: datetime, lease_s: float, only: int | None = None
     ) -> JobInHand | None:
         """Take the first due job in this state by rank, or that very one; None when there is none to begin."""
-        due = claimable_jobs(now, self._off_peak).where(JobRow.state == state)
+        waiting = claimable_jobs(now, self._off_peak).where(JobRow.state == state)
         if self._recipe:
-            due = due.where(by_recipe(self._recipe()))
+            waiting = waiting.where(by_recipe(self._recipe()))
         with self._sessions.writing() as session:
-            first = _narrowed(due, JobRow, only).order_by(JobRow.rank_at, JobRow.id).limit(1)
+            first = _narrowed(waiting, JobRow, only).order_by(JobRow.rank_at, JobRow.id).limit(1)
             row = session.scalar(first.with_for_update(skip_locked=True, of=JobRow))
             if row is None:
                 return None
@@ -92,9 +93,9 @@ class WorkLedger:
         self, destination: str, now: datetime, lease_s: float, only: int | None = None
     ) -> DeliveryInHand | None:
         """Take the first due delivery to this destination whose job is cleared for sending, or that very one."""
-        due = claimable_deliveries(now).where(DeliveryRow.destination == destination)
+        waiting = claimable_deliveries(now).where(DeliveryRow.destination == destination)
         with self._sessions.writing() as session:
-            first = _narrowed(due, DeliveryRow, only).order_by(DeliveryRow.rank_at, DeliveryRow.id).limit(1)
+            first = _narrowed(waiting, DeliveryRow, only).order_by(DeliveryRow.rank_at, DeliveryRow.id).limit(1)
             row = session.scalar(first.with_for_update(skip_locked=True, of=DeliveryRow))
             if row is None:
                 return None
@@ -439,14 +440,15 @@ def _new_object(session: Session, row: JobRow, item: WrittenObject, sha256: str,
 def owe(session: Session, item: ObjectRow, destination: str, note: Note) -> DeliveryRow:
     """A delivery of this object to this destination: a new one, or the one that ended before, due again."""
     known = next((row for row in item.deliveries if row.destination == destination), None)
+    due_at = due(session, note.at)
     if known is None:
-        known = DeliveryRow(destination=destination, state=DeliveryState.PENDING, due_at=note.at, first_due_at=note.at)
-        known.rank_at = rank_at(note.at, item.job.priority)
+        known = DeliveryRow(destination=destination, state=DeliveryState.PENDING, due_at=due_at, first_due_at=due_at)
+        known.rank_at = rank_at(due_at, item.job.priority)
         item.deliveries.append(known)
         born(session, known, Note(note.at, note.actor, {"destination": destination, "kind": item.kind}))
     elif known.state not in {DeliveryState.PENDING, DeliveryState.SENDING}:
-        known.attempts, known.due_at, known.first_due_at = 0, note.at, note.at
-        known.rank_at = rank_at(note.at, item.job.priority)
+        known.attempts, known.due_at, known.first_due_at = 0, due_at, due_at
+        known.rank_at = rank_at(due_at, item.job.priority)
         move(session, known, Event.RESENT, note)
     return known
 
