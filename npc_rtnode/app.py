@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import ssl
 import threading
 import time
@@ -39,6 +40,7 @@ from npc_rtnode.adapters.database.engine import Sessions, open_engine
 from npc_rtnode.adapters.database.intake import IntakeLedger
 from npc_rtnode.adapters.database.owner import require_signed, sign
 from npc_rtnode.adapters.database.pauses import RECEIVE, Pauses
+from npc_rtnode.adapters.database.presence import Presence
 from npc_rtnode.adapters.database.queries import Queries
 from npc_rtnode.adapters.database.recipes import RecipeLedger
 from npc_rtnode.adapters.database.retention import RetentionLedger
@@ -76,6 +78,7 @@ from npc_rtnode.errors import (
     CannotListen,
     ConfigFault,
     FilesAway,
+    HostTaken,
     LedgerUnavailable,
     MomentFault,
     PeerBusy,
@@ -570,6 +573,7 @@ class WorkRole:
         self._recipes = RecipeLedger(self._station.sessions)
         host, recipe = settings.work.host, self._recipe if settings.work.host else None
         self._pages = WorkLedger(self._station.sessions, host or NODE, settings.work.night, recipe)
+        self._presence = Presence(self._station.engine, host or NODE)
         self._series = SeriesLedger(self._station.sessions)
         self._predictor = BundlePredictor(settings.infer)
         self._objects = DicomObjects()
@@ -589,6 +593,7 @@ class WorkRole:
     def start(self) -> None:
         """Take back what a crash left, then beat."""
         self._lock = self._station.take("work")
+        self._have_the_name()
         self._make_ready()
         self._take_back()
         if self._likeness:
@@ -602,6 +607,23 @@ class WorkRole:
         self._porter.start()
         if self._courier:
             self._courier.start()
+
+    def _have_the_name(self) -> None:
+        """Before anything is taken back: another process of this name is at work on it."""
+        try:
+            self._presence.hold()
+        except HostTaken:
+            self._lock.release()
+            self._station.close()
+            raise
+
+    def _keep_the_name(self) -> None:
+        """A server that was away has forgotten who has it; whoever came meanwhile keeps it, and this role ends."""
+        try:
+            self._presence.hold()
+        except HostTaken as error:
+            logger.error("this role ends", because=describe(error))
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _take_back(self) -> None:
         """A stop that took longer than its supervisor waits, or with the ledger away, is no crash of an input."""
@@ -632,6 +654,7 @@ class WorkRole:
         if self._likeness:
             with suppress(LedgerUnavailable):
                 self._likeness.leave()
+        self._presence.leave()
         self._lock.release()
         self._station.close()
 
@@ -639,8 +662,9 @@ class WorkRole:
         lanes, work = self._lanes(), self._station.settings.work
         beating = Tick("pulse", self._pulse().beat, work.beat_s)
         recovery = Tick("recover", self._recovery().run, work.silent_s / 3, wakes=tuple(lane.name for lane in lanes))
+        present = Tick("presence", self._keep_the_name, work.beat_s)
         beside = self._guest(self._likeness, recovery.wakes) if self._likeness else self._house()
-        return [*beside, *lanes, beating, recovery]
+        return [*beside, *lanes, beating, present, recovery]
 
     def _guest(self, likeness: Likeness, lanes: tuple[str, ...]) -> list[Tick]:
         """What a further host does besides its work: what it fetched does not stay, and its own set-up is looked at."""

@@ -241,6 +241,12 @@ class FilesAway(MomentFault):
     code = "FILES_AWAY"
 
 
+class HostTaken(MomentFault):
+    """Another process works under the name of this host."""
+
+    code = "HOST_TAKEN"
+
+
 class NodeStopping(MomentFault):
     """The node is being stopped; this work goes on after its next start."""
 
