@@ -72,16 +72,18 @@ from npc_rtnode.domain.identifiers import digest_of
 from npc_rtnode.domain.leases import LeaseWatch
 from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.retention import Days, Place
-from npc_rtnode.domain.retry import COMPUTE, RetryPolicy, describe
+from npc_rtnode.domain.retry import COMPUTE, RetryPolicy, describe, passes
 from npc_rtnode.errors import (
     BundleFault,
     CannotListen,
     ConfigFault,
+    DiskLow,
     FilesAway,
     HostTaken,
     LedgerUnavailable,
     MomentFault,
     PeerBusy,
+    PeerError,
     TlsFailed,
     Unreachable,
 )
@@ -239,7 +241,7 @@ class Station:
     @property
     def is_mounted(self) -> bool:
         """On a further host with work.store: whether it is a node's home, and not the empty folder below a mount."""
-        return Home(Path(self.settings.work.store)).key_file.exists()
+        return os.path.exists(Home(Path(self.settings.work.store)).key_file)  # also False where the mount is broken
 
     def _require_mounted(self) -> Path:
         """The node's home as it is mounted; FilesAway, and nothing is made there, where it is not."""
@@ -319,7 +321,8 @@ class Station:
     @property
     def predictions(self) -> PredictionFolder:
         """Predictions between infer and write."""
-        return PredictionFolder(self.root / "work")
+        with _home_faults(self.root):
+            return PredictionFolder(self.root / "work")
 
     @property
     def shelves(self) -> dict[Place, Shelf]:
@@ -870,7 +873,19 @@ class WorkRole:
         return look
 
     def _barrier(self, policy: RetryPolicy) -> Barrier:
-        return Barrier(self._pages, policy, self._clock, self._in_hand, self._station.settings.work.silent_s)
+        silent_s = self._station.settings.work.silent_s
+        return Barrier(self._pages, policy, self._clock, self._in_hand, silent_s, self._cause)
+
+    def _cause(self, error: Exception) -> Exception:
+        """With the node's home no longer mounted, what would end the work is no word on the work: nothing can be read.
+
+        What a peer has said stays what it is, and so does what waits by itself, but for a folder that has no room.
+        """
+        store = self._station.settings.work.store
+        waits = passes(error) and not isinstance(error, DiskLow)
+        if not store or waits or isinstance(error, PeerError) or self._station.is_mounted:
+            return error
+        return FilesAway(f"work.store {store} holds no site.key any more: the node's home is not mounted.")
 
 
 def constancy(station: Station, phantom: PhantomSource, clock: Clock) -> Constancy:

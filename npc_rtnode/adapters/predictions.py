@@ -25,7 +25,9 @@ class PredictionFolder:
     """Fulfils ports.PredictionStore. Probabilities are kept as float16, which is far finer than any contour needs."""
 
     def __init__(self, root: Path) -> None:
+        """Make the folder: later it is not made again, because then a node's home would be mounted there no more."""
         self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _file(self, work_key: str) -> Path:
         return self._root / f"{work_key}.npz"
@@ -43,7 +45,6 @@ class PredictionFolder:
         self._sync()
 
     def _write(self, part: Path, data: bytes) -> None:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with part.open("wb") as stream:
             stream.write(data)
             stream.flush()

@@ -55,6 +55,7 @@ class Barrier:
     clock: Clock
     in_hand: dict[str, str] = field(default_factory=dict)  # lease tokens of attempts under way here, with their stages
     lease_s: float = 45.0  # a lease unrenewed for so long is forsaken
+    cause: Callable[[Exception], Exception] = lambda error: error  # what lies behind a failure, as the role knows it
 
     @contextmanager
     def attempt(self, lease: Lease, study: str) -> Iterator[None]:
@@ -73,5 +74,5 @@ class Barrier:
 
     def _record(self, lease: Lease, error: Exception) -> None:
         now = self.clock()
-        decision = retry.decide(error, lease.attempts, lease.first_due_at, now, self.policy, lease.token)
+        decision = retry.decide(self.cause(error), lease.attempts, lease.first_due_at, now, self.policy, lease.token)
         self.pages.failed(lease, decision, now)

@@ -8,12 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from npc_rtnode.adapters.predictions import PredictionFolder
 from npc_rtnode.domain.gates import Outcome, before_writing
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer, Prediction
 from npc_rtnode.domain.records import Finding
+from npc_rtnode.errors import DiskLow
 from tests.builders.outputs import ball, bundle_statement, prediction_of, stack_for
 
 STACK = stack_for()
@@ -45,7 +47,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_the_same_answer_is_the_same_file(tmp_path: Path) -> None:
     """Measured in another order, stored the same."""
-    turned = replace(SAID, measured=dict(reversed(SAID.measured.items())), bands=dict(reversed(SAID.bands.items())))
+    measured, bands = (dict(reversed([*said.items()])) for said in (SAID.measured, SAID.bands))
+    turned = replace(SAID, measured=measured, bands=bands)
     for name, said in (("a", SAID), ("b", turned)):
         PredictionFolder(tmp_path / name).save("k", Answer(said, bundle_statement()))
     assert (tmp_path / "a" / "k.npz").read_bytes() == (tmp_path / "b" / "k.npz").read_bytes()
@@ -60,6 +63,16 @@ def test_a_host_that_was_taken_for_dead_does_not_spoil_what_another_stores(tmp_p
     heir.save("k", answer)
     assert heir.load("k") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["k.npz"]
+
+
+def test_nothing_is_laid_into_the_empty_folder_below_a_mount(tmp_path: Path) -> None:
+    """A node's home that goes away while a host infers: the answer would lie where no host ever looks for it."""
+    store = PredictionFolder(tmp_path / "mount" / "work")
+    (tmp_path / "mount").rename(tmp_path / "gone")
+    (tmp_path / "mount").mkdir()
+    with pytest.raises(DiskLow):
+        store.save("k", Answer(SAID, bundle_statement()))
+    assert list((tmp_path / "mount").iterdir()) == []
 
 
 class Interrupted(PredictionFolder):
