@@ -93,7 +93,7 @@ def decide(
     if not passes(error):
         return GiveUp(because)
     if isinstance(error, InferenceCrashed) and attempts >= CRASH_LIMIT:
-        return Quarantine(f"{because} (died {attempts} times)")
+        return Quarantine(f"{because} (at try {attempts})")
     if policy.attempts is not None and attempts >= policy.attempts:
         return GiveUp(f"{because} (tried {attempts} times)")
     until = now + timedelta(seconds=policy.pause_s(attempts, seed))

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from npc_rtnode.adapters.database import schema
 from npc_rtnode.adapters.database.carrier import work_of
@@ -389,6 +389,28 @@ def test_lost_entries_are_made_again(house: House, postgres: Server) -> None:
     postgres.do("TRUNCATE procrastinate_jobs CASCADE", DATABASE)
     house.worker("a", 0.05)
     house.wait_done(*jobs)
+
+
+@pytest.mark.parametrize("house", [PROCRASTINATE], indirect=True)
+@pytest.mark.postgres
+def test_only_what_was_lost_is_read(house: House) -> None:
+    """However much waits, looking after lost entries reads no row that has one; with none lost, none at all."""
+    jobs = [house.job() for _ in range(4)]
+    assert house.ledger.carrier is not None
+    lost, read = house.row(jobs[1]), list[JobRow]()
+
+    def loaded(row: JobRow, _context: object) -> None:
+        read.append(row)
+
+    event.listen(JobRow, "load", loaded)
+    try:
+        assert (house.ledger.carrier.recover(house.ledger.now), len(read)) == (0, 0)
+        with house.ledger.sessions.writing() as session:
+            house.ledger.carrier.cancel(session, work_of(lost))
+        assert (house.ledger.carrier.recover(house.ledger.now), [row.id for row in read]) == (1, [lost.id])
+    finally:
+        event.remove(JobRow, "load", loaded)
+    assert sorted(house.entries()) == [f"job {job}" for job in jobs]
 
 
 @pytest.mark.parametrize("house", [PROCRASTINATE], indirect=True)

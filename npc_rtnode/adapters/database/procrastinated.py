@@ -14,11 +14,12 @@ from typing import Any, Final
 import procrastinate
 from procrastinate import exceptions
 from procrastinate.schema import SchemaManager
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, String, cast, column, literal, select, table, text
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.carrier import work_of
 from npc_rtnode.adapters.database.engine import Sessions, as_reader, translated
+from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow
 from npc_rtnode.adapters.database.waiting import claimable_deliveries, claimable_jobs
 from npc_rtnode.domain.records import WorkRef
 from npc_rtnode.domain.windows import OffPeak
@@ -33,7 +34,7 @@ _MOVE: Final = text(
     "WHERE queueing_lock = :work AND status = 'todo'"
 )
 _CANCEL: Final = text("DELETE FROM procrastinate_jobs WHERE queueing_lock = :work AND status = 'todo'")
-_WAITING: Final = text("SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo'")
+_ENTRIES: Final = table("procrastinate_jobs", column("queueing_lock", String), column("status", String))
 _PRUNE: Final = text(
     "DELETE FROM procrastinate_jobs WHERE status NOT IN ('todo', 'doing') OR (status = 'doing' AND (worker_id IS NULL "
     "OR worker_id IN (SELECT id FROM procrastinate_workers WHERE last_heartbeat < now() - make_interval(secs => :s))))"
@@ -88,20 +89,27 @@ class Procrastinated:
         """Submit what could be begun and has no entry; prune what has ended, or whose worker has."""
         with self._sessions.writing() as session:
             session.execute(_PRUNE, {"s": self._silent_s})
-            waiting = set(session.scalars(_WAITING))
-            lost = [work for work in self._due(session, now) if name_of(work) not in waiting]
+            lost = list(self._lost(session, now))
             for work in lost:
                 self._defer(session, work)
             return len(lost)
 
-    def _due(self, session: Session, now: datetime) -> Iterable[WorkRef]:
-        for query in (claimable_jobs(now, self._off_peak), claimable_deliveries(now)):
-            yield from map(work_of, session.scalars(query))
+    def _lost(self, session: Session, now: datetime) -> Iterable[WorkRef]:
+        """However much waits, only what has no entry is read."""
+        jobs, deliveries = claimable_jobs(now, self._off_peak), claimable_deliveries(now)
+        yield from map(work_of, session.scalars(jobs.where(~_has_entry("job", JobRow.id))))
+        yield from map(work_of, session.scalars(deliveries.where(~_has_entry("delivery", DeliveryRow.id))))
 
 
 def name_of(work: WorkRef) -> str:
     """What an entry says: which work it is, and nothing else."""
     return f"{work.subject} {work.subject_id}"
+
+
+def _has_entry(subject: str, row_id: Any) -> Any:
+    """Whether an entry of this row waits, by its name."""
+    name = literal(f"{subject} ") + cast(row_id, String)
+    return select(literal(1)).where(_ENTRIES.c.queueing_lock == name, _ENTRIES.c.status == text("'todo'")).exists()
 
 
 def _entry(work: WorkRef) -> dict[str, Any]:
