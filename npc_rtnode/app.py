@@ -136,7 +136,7 @@ ADMISSION_S = 2
 LATE_S = 5
 """A record of the intake journal that the ledger does not have after so long waits for something."""
 
-RECIPE_S = 5
+RECIPE_S = 15
 """How often the node looks for jobs of another bundle or other settings, and a further host compares its own."""
 
 CONSTANCY_S = 5

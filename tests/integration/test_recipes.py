@@ -132,13 +132,16 @@ class TestTheNode:
         assert ledger.job_state() == JobState.PREDICTING
 
     def test_what_is_in_force_is_told_once(self, ledger: Ledger) -> None:
-        """An event when it changes, and none in between; also when an earlier one comes back."""
+        """An event when it changes, also back to an earlier one; in between nothing is written at all."""
         pages = RecipeLedger(ledger.sessions)
         assert pages.in_force() is None
         for recipe in (NODES, NODES, OLD_BUNDLE, NODES, NODES):
             self.orders(ledger, recipe).run()
             assert pages.in_force() == recipe
         assert len(events(ledger, "recipe")) == 3
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger.sessions, "writing", lambda: pytest.fail("it stands in the way of who writes"))
+            assert pages.renew(NODES, ledger.now) == 0
 
 
 class TestAHost:

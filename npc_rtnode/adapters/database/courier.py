@@ -34,7 +34,7 @@ _OUT_OF_TOUCH = (ProcrastinateException, psycopg.Error, psycopg_pool.PoolTimeout
 
 Lanes = Mapping[str, Callable[[int], object]]
 """By resource: who does the work of this number, if it is still to be done."""
-LOOK_S: Final = 2.0
+LOOK_S: Final = 5.0
 """How often a lane asks whether its work is begun here."""
 
 

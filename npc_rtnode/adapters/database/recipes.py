@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.engine import Sessions
@@ -32,17 +32,20 @@ class RecipeLedger:
 
     def renew(self, recipe: Recipe, now: datetime) -> int:
         """This is the node's own from now on. Jobs that wait under another are ordered anew; how many."""
+        if self._stands(recipe):  # nobody who writes waits for this
+            return 0
         with self._sessions.writing() as session:
             if _in_force(session) != recipe:
                 detail = {"settings": recipe.settings_hash, "bundle": recipe.bundle}
                 tell(session, _RECIPE, recipe.bundle_hash, _IN_FORCE, Note(now, detail=detail))
-            others = free(select(JobRow)).where(
-                JobRow.state.in_((JobState.QUEUED, JobState.PREDICTED)), ~by_recipe(recipe)
-            )
-            rows = session.scalars(others.order_by(JobRow.id)).all()
+            rows = session.scalars(_others(recipe).order_by(JobRow.id)).all()
             for row in rows:
                 _order_anew(session, row, now)
             return len(rows)
+
+    def _stands(self, recipe: Recipe) -> bool:
+        with self._sessions.reading() as session:
+            return _in_force(session) == recipe and session.scalars(_others(recipe).limit(1)).first() is None
 
     def unfit(self, host: str, because: str, now: datetime) -> None:
         """What a host says of its own recipe; nothing where it is the node's, or where it has stopped."""
@@ -55,6 +58,11 @@ class RecipeLedger:
         with self._sessions.reading() as session:
             rows = session.scalars(select(EventRow).where(EventRow.seq.in_(newest), EventRow.event == _UNFIT)).all()
         return {row.subject_id: f"{row.detail['because']} (said {row.at:%Y-%m-%d %H:%M} UTC)" for row in rows}
+
+
+def _others(recipe: Recipe) -> Select[JobRow]:
+    """Jobs that wait under another recipe; what a person keeps back is left as it is until it goes on."""
+    return free(select(JobRow)).where(JobRow.state.in_((JobState.QUEUED, JobState.PREDICTED)), ~by_recipe(recipe))
 
 
 def _in_force(session: Session) -> Recipe | None:
