@@ -70,13 +70,13 @@ class Likeness:
     def leave(self) -> None:
         """A host that stops is in nobody's way."""
         if self._said:
-            self._say("")
+            self._record("")
 
     def _say(self, because: str) -> None:
         if because:
             logger.error("what would become something else here is not begun", because=because)
         else:
-            logger.info("no more is said of this host's bundle and settings")
+            logger.info("this host's bundle and settings are the node's: its jobs are begun again")
         self._record(because)
         self._said = because
 

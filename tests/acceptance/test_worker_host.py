@@ -200,7 +200,7 @@ def test_without_the_nodes_files_nothing_is_begun(
     study = make_study(folder / "sent", "without files")
     scanner.send_all(study.slices)
     node.wait_for(lambda: "nothing is begun" in host.told(), 60)
-    assert node.job_states(study.uid) == ["QUEUED"]
+    node.wait_for(lambda: node.job_states(study.uid) == ["QUEUED"], 60)
     host.mount()
     job = node.delivered(study.uid, 400)
     assert outcomes(job, "infer") == ["DONE"]
