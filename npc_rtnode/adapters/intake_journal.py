@@ -406,14 +406,23 @@ class IntakeJournal:
     def _read_segment(self, segment: _Segment, after: int, most: int) -> list[Noted]:
         number, at = self._cursor
         begin = at if number == after and segment.first <= number <= segment.last else 0
+        last, size = number if begin else segment.first - 1, segment.flushed
         found: list[Noted] = []
-        for noted, end in _frames(segment.path, begin, segment.flushed, self._set_aside, _with_digest):
+        for noted, end in _frames(segment.path, begin, size, self._set_aside, _with_digest):
             if len(found) == most:
-                break
+                return found
             self._cursor = noted.number, end
+            last = noted.number
             if noted.number > after:
                 found.append(noted)
+        self._ends_with(segment, last, size)
         return found
+
+    def _ends_with(self, segment: _Segment, last: int, size: int) -> None:
+        """Nobody waits for a record that cannot be read and stands behind all others; it has been set aside."""
+        with self._lock:
+            if segment.end == size:
+                segment.last = last
 
     @property
     def last(self) -> int:
@@ -624,8 +633,8 @@ def _frames(
     damaged: Callable[[Path, int, int], None] | None = None,
     judged: Callable[[Noted], Noted | None] = lambda noted: noted,
 ) -> Iterator[tuple[Noted, int]]:
-    """Each record from there on, as it is `judged`, with where the next begins; what cannot be read between two is told
-    to `damaged`."""
+    """Each record from there on, as it is `judged`, with where the next begins; what cannot be read is told to
+    `damaged`: between two, or also at the `end` where all before it was whole once."""
     last, at = _named(path)[0] - 1, begin
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size if end is None else end
@@ -634,10 +643,10 @@ def _frames(
             noted = judged(frame[0]) if frame else None
             if frame is None or noted is None:
                 resumed = _resumes(path, stream.fileno(), at, size, last)
+                if damaged and (resumed or end):
+                    damaged(path, at, resumed or size)
                 if resumed is None:
                     return
-                if damaged:
-                    damaged(path, at, resumed)
                 at = resumed
                 continue
             last, at = noted.number, frame[1]

@@ -186,12 +186,23 @@ class _Half:
     """What a socket needs to know of its association."""
 
     def __init__(self) -> None:
-        self.dul = SimpleNamespace(event_queue=queue.Queue(), state_machine=SimpleNamespace(current_state="Sta6"))
+        self.dul = SimpleNamespace(
+            event_queue=queue.Queue(), state_machine=SimpleNamespace(current_state="Sta6"), is_alive=lambda: self.reads
+        )
+        self.reads, self.woken = True, 0
         self.door = SimpleNamespace(settings=SimpleNamespace(max_pdu_bytes=4096))
         self.peer_ip = "127.0.0.1"
 
     def wake(self) -> None:
         """Nobody waits."""
+        self.woken += 1
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        theirs = socket.create_connection(server.getsockname())
+        return server.accept()[0], theirs
 
 
 @settings(max_examples=60, deadline=2000)
@@ -205,9 +216,7 @@ def test_no_byte_is_lost_between_the_two_roads(sizes: list[int], cuts: list[int]
     end one that is not ours."""
     bodies = [bytes([number]) * size for number, size in enumerate(sizes, 1)]
     sent = [struct.pack(">BBL", DATA, 0, len(body)) + body for body in bodies] + [struct.pack(">BBLL", 5, 0, 4, 7)]
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
+    ours, theirs = connected()
     with closing(ours), closing(theirs):
         guarded = GuardedSocket(_Half(), ours)  # type: ignore[arg-type]  # half an association
         sender = threading.Thread(target=lambda: [theirs.sendall(one) for one in in_pieces(sent, *cuts)])
@@ -226,3 +235,31 @@ def test_no_byte_is_lost_between_the_two_roads(sizes: list[int], cuts: list[int]
         assert (guarded.recv(6), guarded.recv(4)) == (sent[-1][:6], sent[-1][6:])
         sender.join()
         guarded.forget()
+
+
+def test_whoever_waits_for_a_request_hears_of_a_reset_at_once() -> None:
+    """A health check that resets the connection keeps no place in the waiting room."""
+    ours, theirs = connected()
+    with closing(ours):
+        half = _Half()
+        guarded = GuardedSocket(half, ours)  # type: ignore[arg-type]  # half an association
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        assert not guarded.readable(5)
+        assert (half.woken, half.dul.event_queue.get(), half.dul.event_queue.get()) == (1, "Evt5", "Evt17")
+        guarded.forget()
+
+
+def test_a_connection_is_closed_only_once_nobody_reads() -> None:
+    """Another thread may end it, the reader hears that at once, and its descriptor is nobody else's meanwhile."""
+    ours, theirs = connected()
+    with closing(theirs):
+        half = _Half()
+        guarded = GuardedSocket(half, ours)  # type: ignore[arg-type]  # half an association
+        guarded._shutdown_socket()
+        assert guarded.readable(5)
+        assert guarded.read_p_data() is None
+        assert ours.fileno() >= 0
+        half.reads = False
+        guarded.forget()
+        assert ours.fileno() == -1

@@ -166,6 +166,35 @@ def test_a_content_that_changed_since_is_set_aside_and_never_entered(folder: Pat
     journal.close()
 
 
+def test_the_last_content_of_a_segment_that_changed_since_is_set_aside(folder: Path) -> None:
+    """With nothing readable behind it there: it is said, other segments are read on, this one is used again."""
+    journal, size = opened(folder), SEGMENT // 2 + 1000
+    for number in (1, 2, 3):
+        journal.append(arrived(number, content(number, size)), content(number, size))
+    first, second, _ = sorted(folder.glob("*.seg"))
+    for path in (first, second):
+        with path.open("r+b") as stream:
+            os.pwrite(stream.fileno(), b"x", 5000)
+    assert (numbers(journal), len(JournalReader(folder).damaged())) == ([3], 2)
+    journal.release(3)
+    assert (journal.append(Opened(NOON, INFO)), numbers(journal, 3)) == (4, [4])
+    journal.close()
+
+
+def test_the_newest_content_that_changed_since_is_set_aside_once(folder: Path) -> None:
+    """Nothing comes behind it: it is said at once and once, and who comes later is read."""
+    journal = opened(folder)
+    for number in (1, 2):
+        journal.append(arrived(number, content(number)), content(number))
+    with segment(folder).open("r+b") as stream:
+        os.pwrite(stream.fileno(), b"x", 2 * 4096 + 3000)  # the second begins on the third page
+    assert (numbers(journal), len(JournalReader(folder).damaged())) == ([1], 1)
+    assert (numbers(journal, 1), len(JournalReader(folder).damaged())) == ([], 1)
+    assert (journal.append(Opened(NOON, INFO)), numbers(journal, 1)) == (3, [3])
+    assert len(JournalReader(folder).damaged()) == 1
+    journal.close()
+
+
 def test_segments_are_used_again_and_their_past_counts_for_nothing(folder: Path) -> None:
     """Many times the journal's size goes through it; what a segment held before is never read as new."""
     journal, size, seen = opened(folder, most=2 * SEGMENT), SEGMENT // 3, 0

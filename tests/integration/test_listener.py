@@ -39,6 +39,8 @@ from npc_rtnode.errors import CannotListen, LedgerUnavailable
 from npc_rtnode.settings import CalledAE, ListenerSettings, Peer
 from tests.builders import pdu
 from tests.builders.mr_series import make_series
+from tests.builders.pdu import COMMAND, LAST
+from tests.fakes.raw_peer import DATA, RawPeer
 
 MR = str(uid.MRImageStorage)
 EXPLICIT, IMPLICIT = str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
@@ -521,6 +523,40 @@ def test_pipelining_without_leave_is_aborted(node: Node, slice_file: Path) -> No
     assert len(node.sink.received) < 10
     assoc._reactor_checkpoint.set()
     assert eventually(lambda: not assoc.dul.is_alive())
+
+
+def test_a_message_behind_another_in_one_pdu_keeps_its_bytes(node: Node) -> None:
+    """The end of one, the command and the beginning of the next in one PDU, and more comes while the first is stored:
+    each is stored as it was sent, under its own name."""
+    node.sink.pause_s = 0.2
+    sent = {f"1.2.3.{number}": bytes([number]) * 9000 for number in range(1, 4)}
+    command = [
+        pdu.pdv(1, COMMAND | LAST, pdu.store_command(uid, message_id=number)) for number, uid in enumerate(sent, 1)
+    ]
+    begun = [pdu.pdv(1, 0, data[:6000]) for data in sent.values()]
+    ended = [pdu.pdv(1, LAST, data[6000:]) for data in sent.values()]
+    with RawPeer(node.port) as peer:
+        peer.associate(calling=b"SCANNER")
+        assert peer.store(bytes(10), "1.2.3.9") == 0  # an association's first may go another way
+        node.sink.received.clear()
+        peer.send(pdu.p_data(command[0], begun[0]), pdu.p_data(ended[0], command[1], begun[1]))
+        time.sleep(0.1)
+        peer.send(pdu.p_data(ended[1], command[2], begun[2]), pdu.p_data(ended[2]))
+        assert [(peer.hear(), pdu.status_of(peer.body)) for _ in sent] == [(DATA, 0)] * 3
+    assert [(received.sop_uid, bytes(received.encoded)) for received in node.sink.received] == list(sent.items())
+
+
+def test_a_data_set_may_take_longer_than_silence_may(start: Callable[..., Node]) -> None:
+    """A large object over a slow line is no silence between messages (row 10), however small the gaps."""
+    node = start(idle_timeout_s=1)
+    with RawPeer(node.port) as peer:
+        peer.associate(calling=b"SCANNER")
+        peer.send(pdu.p_data(pdu.pdv(1, COMMAND | LAST, pdu.store_command("1.2.3"))))
+        for _ in range(120):
+            peer.send(pdu.p_data(pdu.pdv(1, 0, bytes(100))))
+            time.sleep(0.015)
+        assert (peer.send(pdu.p_data(pdu.pdv(1, LAST, bytes(2)))).hear(), pdu.status_of(peer.body)) == (DATA, 0)
+    assert len(node.sink.received[0].encoded) == 12_002
 
 
 def test_an_instance_that_does_not_come_whole_is_discarded(node: Node) -> None:

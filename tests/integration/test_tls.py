@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ from npc_rtnode.settings import Destination, ListenerSettings, Peer, Settings, T
 from tests.acceptance.node import free_port
 from tests.builders.certificates import Authority, Pair
 from tests.builders.mr_series import make_series
+from tests.builders.pdu import COMMAND, LAST, p_data, pdv, store_command
+from tests.fakes.raw_peer import RawPeer
 from tests.integration.test_listener import RecordingSink, eventually
 
 HERE = ("127.0.0.1/32",)
@@ -492,3 +495,28 @@ def test_who_answers_must_be_who_was_called(
         assert sender.echo(to(port, ae_title="TPS", certificates=(bound,))) > 0
     with pytest.raises(TlsFailed, match=r" its certificate is none of those that are bound to it\.$"):
         sender.echo(to(port, ae_title="TPS", certificates=("dns:other.example",)))
+
+
+def test_what_is_read_while_the_connection_is_cut_was_sent(
+    start: Callable[..., Node], pacs: Pair, authority: Authority
+) -> None:
+    """Never the ciphertext that is on the wire, which would pass for pixels, nor another connection's bytes."""
+    node = start()
+    trusting = client_context(authority.settings(pacs), (pacs.fingerprint,), [])
+    trusting.sslsocket_class = ssl.SSLSocket
+    for _ in range(20):
+        with RawPeer(node.port) as peer, contextlib.suppress(OSError):
+            peer.socket = trusting.wrap_socket(peer.socket)
+            peer.associate(calling=b"PACS")
+            peer.send(p_data(pdv(1, COMMAND | LAST, store_command("1.2.3"))))
+            threading.Timer(0.005, _cut, (node,)).start()
+            for _ in range(2000):
+                peer.socket.sendall(p_data(pdv(1, 0, bytes(4000))))
+    assert eventually(node.listener._door.empty)
+    assert sum(len(incoming.data) for incoming in node.sink.begun) > 100_000
+    assert [incoming for incoming in node.sink.begun if incoming.data.strip(b"\0")] == []
+
+
+def _cut(node: Node) -> None:
+    for assoc in list(node.listener._door._open):
+        assoc.cut()

@@ -98,7 +98,7 @@ class Connection(Association):
             time.sleep(0.01)
 
     def cut(self) -> None:
-        """Close the connection and let both threads go."""
+        """End the connection and let both threads go."""
         self._kill = True
         self.wake()
         self.dul.kill_dul()

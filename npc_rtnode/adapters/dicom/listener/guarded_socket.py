@@ -104,10 +104,20 @@ class GuardedSocket(AssociationSocket):
     def readable(self, within_s: float = 0.0) -> bool:
         """Whether something can be read, at the latest then."""
         try:
-            return bool(self._stock) or self._draw() or (within_s > 0 and self._hears(within_s))
+            return bool(self._stock) or self._draw() or (self._hears(within_s) and self._draw())
         except (OSError, ValueError):
+            self.assoc.wake()
             self.event_queue.put("Evt17")  # transport connection closed
             return False
+
+    def has_more(self) -> bool:
+        """Whether the peer has sent more already. Nothing is read: what was read last may still be in use."""
+        connection = self._connection()
+        if self._stock or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+            return True
+        watch = select.poll()
+        watch.register(connection, select.POLLIN)
+        return bool(watch.poll(0))
 
     def _draw(self) -> bool:
         """Whether something was read, or the end was: whoever reads next will find it."""
@@ -135,7 +145,8 @@ class GuardedSocket(AssociationSocket):
                 os.eventfd_write(self._wakener, 1)
 
     def forget(self) -> None:
-        """Nobody waits any more; its number may soon be another file's."""
+        """Nobody reads, writes or waits any more; its numbers may soon be other files'."""
+        self._shutdown_socket()
         with self._waking:
             if self._wakener >= 0:
                 os.close(self._wakener)
@@ -234,6 +245,8 @@ class GuardedSocket(AssociationSocket):
         return None
 
     def _wait(self, connection: socket.socket, what: int) -> None:
+        if connection.fileno() < 0:
+            raise OSError("the connection is closed")
         watch = select.poll()
         watch.register(connection, what)
         if not watch.poll(max(self._deadline - time.monotonic(), 0.001) * 1000):
@@ -252,12 +265,15 @@ class GuardedSocket(AssociationSocket):
         return self.socket
 
     def _shutdown_socket(self) -> None:
-        """The library's forgets to close when the peer was first."""
+        """The end of the connection, which whoever reads or writes hears at once; only they close it. A TLS socket that
+        is shut down or closed under them would go on with what is on the wire, as it is, and the number of its
+        descriptor would be another connection's."""
         connection = self.socket  # the DUL thread may be letting go of it at this very moment
         if connection is not None:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            if not self.assoc.dul.is_alive() or self.assoc.dul is threading.current_thread():
+                connection.close()
 
 
 def _not_waiting(connection: socket.socket) -> socket.socket:

@@ -164,7 +164,7 @@ class Meter(DIMSEServiceProvider):
         with self.assoc.at_work():
             answer = self.assoc.door.stored(incoming)
         connection = cast("GuardedSocket", self.dul.socket)
-        self._ahead = self._ahead + 1 if connection.readable() else 0
+        self._ahead = self._ahead + 1 if connection.has_more() else 0
         if self._ahead > _OUTSTANDING_LIMIT:
             self._condemn("too many unanswered requests")
         else:

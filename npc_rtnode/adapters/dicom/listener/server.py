@@ -138,9 +138,9 @@ class _Handler(RequestHandler):
                 self.request, self._shown = shake_hands(self.request, self.server.credentials.context())
 
     def _create_association(self) -> AcceptedAssociation:
-        """As pynetdicom's, with our association and socket."""
+        """As pynetdicom's, with our association and socket. It is not told of the server: the library would have that
+        close the connection while the DUL thread still reads."""
         assoc = AcceptedAssociation(self.ae, self.server.door, str(self.client_address[0]))
-        assoc._server = self.server
         assoc.shown = self._shown
         connection: socket.socket = self.request
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

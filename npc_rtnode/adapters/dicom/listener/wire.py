@@ -79,6 +79,7 @@ class Wire(DULServiceProvider):
             super()._read_pdu_data()
             return False
         self._meter.take(parts)
+        self._idle_timer.restart()
         return self.event_queue.empty() and not self._kill_thread and connection.readable(LOOK_S)
 
     def run_reactor(self) -> None:
