@@ -47,6 +47,7 @@ def serve(
 
     role = ReceiveRole(settings) if only is Role.RECEIVE else WorkRole(settings)
     role.start()
+    supervisor.keep_what_is_loaded()
     supervisor.serve_until_told()
     role.stop()
 

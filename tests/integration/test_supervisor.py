@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from npc_rtnode.app import Station
 from npc_rtnode.cli.demo import CONFIG
 from npc_rtnode.errors import CannotListen
 from npc_rtnode.settings import load_settings
+from npc_rtnode.supervisor import keep_what_is_loaded
 
 PATIENCE_S = 60.0
 
@@ -109,3 +111,14 @@ def test_a_killed_supervisor_leaves_no_role_behind(config: Path) -> None:
         node.kill()
         node.wait()
     assert eventually(lambda: not [pid for pid in roles.values() if alive(pid)])
+
+
+def test_what_is_loaded_is_not_looked_at_again() -> None:
+    """A role that has started collects the garbage of its associations alone."""
+    kept: list[object] = [[] for _ in range(1000)]
+    try:
+        keep_what_is_loaded()
+        assert gc.get_freeze_count() > len(kept)
+        assert len(gc.get_objects()) < gc.get_freeze_count() / 100
+    finally:
+        gc.unfreeze()
