@@ -6,6 +6,7 @@ and the ledger, nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -135,6 +136,9 @@ ADMISSION_S = 2
 
 LATE_S = 5
 """A record of the intake journal that the ledger does not have after so long waits for something."""
+
+_MOUNT_AWAY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN})
+"""What a network file system says while it is away; the mount point may look whole."""
 
 RECIPE_S = 15
 """How often the node looks for jobs of another bundle or other settings, and a further host compares its own."""
@@ -735,7 +739,17 @@ class WorkRole:
 
     def _willing(self, resource: str, run: _Run) -> _Run:
         """Claim nothing while the role stops: the courier fetches until the last tick has ended."""
-        return lambda only=None: not self._stopping.is_set() and self._begins(resource) and run(only)
+        return lambda only=None: (
+            not self._stopping.is_set() and self._begins(resource) and self._tried(resource, run, only)
+        )
+
+    def _tried(self, resource: str, run: _Run, only: int | None) -> bool:
+        """Run it; what came to an end here without a word on the bundle or its device was able to."""
+        failures = self._likeness.failures if self._likeness else 0
+        begun = run(only)
+        if self._likeness and begun and resource == GPU and failures == self._likeness.failures:
+            self._likeness.works()
+        return begun
 
     def _begins(self, resource: str) -> bool:
         """Not while the node's files cannot be had, nor what would become something else here: another host may."""
@@ -754,7 +768,7 @@ class WorkRole:
         def record(because: str) -> None:
             self._recipes.unfit(work.host, because, self._clock())
 
-        return Likeness(self._recipe, self._recipes.in_force, takes, record)
+        return Likeness(self._recipe, self._recipes.in_force, takes, record, self._recipes.said_by(work.host))
 
     def _recipe(self) -> Recipe:
         """A further host's own; without a bundle that can be read it makes nothing, and that is said."""
@@ -767,12 +781,16 @@ class WorkRole:
         return Orders(self._recipes, lambda: self._station.recipe(self._predictor), self._clock)
 
     def _are_files_there(self) -> bool:
-        there, before = self._errand.is_answered() if self._errand else self._station.is_mounted, self._had_files
-        self._had_files = there
-        if there is not before:
-            say = logger.info if there else logger.warning
-            say("the node's files can be had again" if there else "the node's files cannot be had: nothing is begun")
-        return there
+        because = self._errand.unanswered() if self._errand else self._unmounted()
+        if because and self._had_files:
+            logger.warning("the node's files cannot be had: nothing is begun", because=because)
+        elif not because and not self._had_files:
+            logger.info("the node's files can be had again")
+        self._had_files = not because
+        return self._had_files
+
+    def _unmounted(self) -> str:
+        return "" if self._station.is_mounted else "FILES_AWAY: work.store holds no site.key, it is not mounted"
 
     def _pulse(self) -> Pulse:
         return Pulse(self._pages, self._in_hand, self._station.settings.work.silent_s, self._clock, self._lost)
@@ -881,11 +899,26 @@ class WorkRole:
 
         What a peer has said stays what it is, and so does what waits by itself, but for a folder that has no room.
         """
+        if self._likeness and isinstance(error, BundleFault):
+            self._likeness.failed(describe(error))
         store = self._station.settings.work.store
+        if not store or isinstance(error, PeerError):
+            return error
+        if _is_of_the_mount(error):
+            return FilesAway(f"work.store {store} cannot be read at the moment ({describe(error)}).")
         waits = passes(error) and not isinstance(error, DiskLow)
-        if not store or waits or isinstance(error, PeerError) or self._station.is_mounted:
+        if waits or self._station.is_mounted:
             return error
         return FilesAway(f"work.store {store} holds no site.key any more: the node's home is not mounted.")
+
+
+def _is_of_the_mount(error: BaseException | None) -> bool:
+    """Whether a file system that is away for a moment lies behind it, whatever was made of that."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _MOUNT_AWAY:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def constancy(station: Station, phantom: PhantomSource, clock: Clock) -> Constancy:

@@ -567,6 +567,8 @@ class Settings(_Section):
             raise ValueError(
                 "work.host: a further worker host shares the node's ledger by PostgreSQL: set database.url"
             )
+        if self.work.host == "node":
+            raise ValueError("work.host: `node` is the name of the node itself, give this host another")
         self._files_travel_safely()
         known = {"gpu", "cpu", *(f"send:{d.name}" for d in self.destinations)}
         if strange := [resource for resource in self.work.resources if resource not in known]:

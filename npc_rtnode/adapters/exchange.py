@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from npc_rtnode import log
 from npc_rtnode.domain.prediction import Answer
+from npc_rtnode.domain.retry import describe
 from npc_rtnode.errors import ConfigFault, DiskLow, FilesAway, NodeError, NotFound, Unreadable
 from npc_rtnode.faults import disk_faults, listening_faults
 from npc_rtnode.ports import Part, PredictionStore, Spool
@@ -270,13 +271,13 @@ class Errand:
         """Whether the node is there and has the same secret."""
         self._ask("GET", _HELLO, b"", _NOTHING, lambda _stream: None)
 
-    def is_answered(self) -> bool:
-        """The same as a question; certificates of ours that cannot be read are a no."""
+    def unanswered(self) -> str:
+        """The same as a question: why not, or nothing; certificates of ours that cannot be read are a reason too."""
         try:
             self.hello()
-        except NodeError:
-            return False
-        return True
+        except NodeError as error:
+            return describe(error)
+        return ""
 
     def fetch(self, place: str, name: str, write: Callable[[bytes], object]) -> str:
         """The file's bytes, block by block; returns the digest that they have, and were proven to have."""
@@ -378,8 +379,8 @@ class FetchedSpool:
         part = self._cache.begin()
         try:
             came = self._errand.fetch(self._place, sha256, part.write)
-            if came != sha256:
-                raise FilesAway(f"The node's {self._place} object {sha256} no longer has that digest.")
+            if came != sha256:  # the node itself said so: its bytes have changed
+                raise Unreadable(f"The node's {self._place} object {sha256} no longer has that digest.")
             part.keep()
         finally:
             part.discard()

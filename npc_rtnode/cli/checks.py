@@ -107,9 +107,12 @@ def _ledger_of(station: Station) -> Iterator[Check]:
     yield _journal(len(station.notes.damaged()), station.late_records())
     yield _admission(station, counts)
     yield _commitments(CommitmentLedger(station.sessions).counts())
-    for host, words in RecipeLedger(station.sessions).told().items():
+    for host, words in RecipeLedger(station.sessions).told(station.clock()).items():
         yield Check(
-            f"worker host {host}", WARNING, words, "on that host: set the node's bundle and settings, restart it"
+            f"worker host {host}",
+            WARNING,
+            words,
+            "on that host: give it the node's bundle and settings, or mend what it says",
         )
     if said := newest(ConstancyLedger(station.sessions)):
         alarm = RunState.ALARM in said

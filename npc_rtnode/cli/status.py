@@ -25,7 +25,7 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     schema.require_head(station.engine)
     admission, counts = admission_of(station), _counts(station)
     paused, constancy = Pauses(station.sessions).all(), newest(ConstancyLedger(station.sessions))
-    low, unfit = DiskLedger(station.sessions).told(), RecipeLedger(station.sessions).told()
+    low, unfit = DiskLedger(station.sessions).told(), RecipeLedger(station.sessions).told(station.clock())
     station.close()
     if as_json:
         stands = {"admission": admission, "paused": paused, "counts": counts, "constancy": constancy}

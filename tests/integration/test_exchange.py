@@ -27,7 +27,7 @@ from npc_rtnode.adapters.spool import FileSpool
 from npc_rtnode.app import Station
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.prediction import Answer
-from npc_rtnode.errors import CannotListen, ConfigFault, DiskLow, FilesAway, NotFound
+from npc_rtnode.errors import CannotListen, ConfigFault, DiskLow, FilesAway, NotFound, Unreadable
 from npc_rtnode.settings import Settings
 from tests.builders.certificates import Authority
 from tests.builders.outputs import ball, bundle_statement, prediction_of
@@ -132,7 +132,7 @@ def test_another_secret_opens_nothing(node: Node, tmp_path: Path) -> None:
     ):
         with pytest.raises(FilesAway, match="answered 403"):
             deed()
-    assert not stranger.is_answered()
+    assert "FILES_AWAY" in stranger.unanswered()
     assert list(node.outbox.names()) == []
 
 
@@ -193,7 +193,7 @@ def test_bytes_that_have_changed_are_refused(node: Node, tmp_path: Path) -> None
     sha256 = node.spool.keep([b"a slice"])
     node.spool.path(sha256).write_bytes(b"another")
     cache = FileSpool(tmp_path / "cache", 0)
-    with pytest.raises(FilesAway, match="no longer has that digest"):
+    with pytest.raises(Unreadable, match="no longer has that digest"):
         FetchedSpool(cache, node.errand(), SPOOL).path(sha256)
     assert list(cache.names()) == []
 
@@ -227,7 +227,7 @@ def test_what_breaks_off_leaves_nothing(node: Node) -> None:
         connection.putheader(name, value)
     connection.endheaders(data[:500])
     connection.close()
-    assert node.errand().is_answered()
+    assert not node.errand().unanswered()
     assert list(node.outbox.names()) == []
     wait_for(lambda: not list((node.folder / "outbox" / "incoming").iterdir()), 10)
 
@@ -263,9 +263,9 @@ def test_a_renewed_certificate_of_a_host_needs_no_restart(tmp_path: Path) -> Non
     with closing(Station(Settings.model_validate(view))) as station:
         errand = station.errand()
         assert errand is not None
-        assert not errand.is_answered()
+        assert errand.unanswered()
         ours.sign("host")
-        assert errand.is_answered()
+        assert not errand.unanswered()
     node.counter.stop()
 
 

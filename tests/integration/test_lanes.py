@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from npc_rtnode.adapters.rules import load_rule_file
 from npc_rtnode.cli import app
 from npc_rtnode.domain.identifiers import sha256_hex
 from npc_rtnode.domain.lifecycle import JobState
-from npc_rtnode.domain.records import Lease, OpenSeries, SendReceipt, WrittenObject
+from npc_rtnode.domain.records import Lease, OpenSeries, SendReceipt, WorkRef, WrittenObject
 from npc_rtnode.domain.retry import Postpone, RetryPolicy
 from npc_rtnode.domain.windows import OffPeak, Window
 from npc_rtnode.errors import LeaseLost, NotFound
@@ -267,6 +268,28 @@ def test_a_destination_that_hangs_holds_up_no_other(kind: str, postgres: Server,
     assert len(senders["tps"].sent) == 1
     engine.dispose()
     postgres.drop(f"lanes_{kind}")
+
+
+@pytest.mark.postgres
+def test_as_many_lanes_work_at_once_as_there_are(postgres: Server) -> None:
+    """However few processors: asyncio's own threads are four more than these, and five TPSs that are down would block
+    all others."""
+    from npc_rtnode.adapters.database.procrastinated import make_tables
+
+    url, names = postgres.create("many_lanes"), [f"send:tps-{number}" for number in range((os.cpu_count() or 1) + 6)]
+    engine = open_engine(url)
+    schema.upgrade(engine, make_tables)
+    ledger = Ledger(engine, carrier=carrier_of("procrastinate", url))
+    with ledger.sessions.writing() as session:
+        for number, name in enumerate(names):
+            ledger.carrier.submit(session, WorkRef("delivery", number, name, ledger.now, ledger.now))
+    met = threading.Event()
+    all_there = threading.Barrier(len(names), met.set, timeout=20)
+    with ExitStack() as stack:
+        _serve("procrastinate", url, dict.fromkeys(names, lambda _=None: all_there.wait() >= 0), stack)
+        assert met.wait(30)
+    engine.dispose()
+    postgres.drop("many_lanes")
 
 
 def _deliverer(ledger: Ledger, name: str, sender: Sender) -> Deliverer:

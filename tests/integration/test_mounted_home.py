@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,15 @@ from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow
 from npc_rtnode.app import Home, Station, WorkRole
 from npc_rtnode.domain.records import OpenSeries, WorkOrder
-from npc_rtnode.errors import ContextRefused, FilesAway, InferenceCrashed, OutputFault, PeerStalled
+from npc_rtnode.errors import (
+    BundleFault,
+    ContextRefused,
+    FilesAway,
+    InferenceCrashed,
+    OutputFault,
+    PeerStalled,
+    Unreadable,
+)
 from npc_rtnode.settings import Settings
 from tests.builders.ledger import Ledger
 from tests.builders.outputs import ball, prediction_of, stack_for
@@ -134,6 +143,38 @@ def test_what_waits_to_be_sent_waits_on(ledger: Ledger, host: Host) -> None:
     host.run("send:tps")
     assert only(ledger.sessions, DeliveryRow) == ("PENDING", 0, "FILES_AWAY")
     host.mount()
+
+
+def test_a_mount_that_hiccups_has_the_work_wait(host: Host) -> None:
+    """It looks whole, and a file below it could not be read: whatever was made of that."""
+    for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):
+        unreadable = Unreadable("It cannot be read.")
+        unreadable.__context__ = OSError(number, "away")  # as `raise … from None` leaves it
+        assert isinstance(host.role._cause(unreadable), FilesAway)
+    plain = Unreadable("It is no DICOM file.")
+    assert host.role._cause(plain) is plain
+    refused = PeerStalled()
+    refused.__context__ = TimeoutError(errno.ETIMEDOUT, "the peer's")
+    assert host.role._cause(refused) is refused
+
+
+def test_a_host_whose_device_fails_begins_no_other_inference(
+    ledger: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have the jobs meanwhile; it goes on as soon as one has come to its end here."""
+    ledger.queued_job()
+    monkeypatch.setattr(host.role._reader, "volume", lambda _: None)
+    monkeypatch.setattr(host.role._predictor, "predict", _dies)
+    host.run("gpu")
+    assert only(ledger.sessions, JobRow) == ("QUEUED", 0, "BUNDLE_FAULT")
+    assert (host.role._begins("gpu"), host.role._begins("cpu")) == (False, True)
+    assert host.role._likeness is not None
+    host.role._likeness.works()
+    assert host.role._begins("gpu")
+
+
+def _dies(*_: object) -> object:
+    raise BundleFault("its process died before it was open")
 
 
 def test_what_has_another_cause_keeps_it(ledger: Ledger, host: Host) -> None:

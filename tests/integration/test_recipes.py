@@ -13,12 +13,13 @@ import pytest
 from sqlalchemy import select
 
 from npc_rtnode.adapters.database.recipes import RecipeLedger
-from npc_rtnode.adapters.database.tables import EventRow
+from npc_rtnode.adapters.database.tables import EventRow, JobRow
 from npc_rtnode.adapters.database.work import WorkLedger
-from npc_rtnode.app import Home, WorkRole
+from npc_rtnode.app import Home, WorkRole, utc_now
 from npc_rtnode.domain.lifecycle import Event, JobState
 from npc_rtnode.domain.recipe import Recipe, unfit
-from npc_rtnode.pipeline.recipe import Likeness, Orders
+from npc_rtnode.domain.retry import GiveUp
+from npc_rtnode.pipeline.recipe import PAUSE_S, Likeness, Orders
 from npc_rtnode.settings import Settings, content_hash
 from tests.builders.ledger import Ledger
 
@@ -116,6 +117,38 @@ class TestTheNode:
         assert [one for one in events(ledger, "job") if one[0] == str(old)][-1] == (str(old), Event.CANCELLED)
         assert (again != old, ledger.job_state()) == (True, JobState.QUEUED)
 
+    @pytest.mark.parametrize("ended", ["failed", "written"])
+    def test_a_bundle_that_is_taken_back_makes_its_old_order_the_newest(self, ledger: Ledger, ended: str) -> None:
+        """The job of its key is the one that it had before, under its old number; its result counts."""
+        first, other = ledger.queued_job(), replace(NODES, bundle_hash="c" * 64)
+        ledger.later(60)
+        self.orders(ledger, other).run()
+        assert self.chosen(ledger, other) != first
+        if ended == "failed":
+            ledger.work.failed(ledger.in_hand(JobState.QUEUED, "infer").lease, GiveUp("INPUT_REFUSED"), ledger.now)
+        else:
+            ledger.predicted()
+            writing = ledger.in_hand(JobState.PREDICTED, "write")
+            ledger.work.commit_result(writing.lease, ledger.result(writing), ledger.now)
+        self.orders(ledger, NODES).run()
+        ledger.desk.reconsider(ledger.study(), ledger.word())
+        ledger.later(600)
+        self.chosen(ledger, NODES)
+        ledger.predicted()
+        writing = ledger.in_hand(JobState.PREDICTED, "write")
+        assert writing.lease.subject_id == first
+        ledger.work.commit_result(writing.lease, ledger.result(writing), ledger.now)
+        with ledger.sessions.reading() as session:
+            assert session.get_one(JobRow, first).state == JobState.WRITTEN
+
+    def chosen(self, ledger: Ledger, recipe: Recipe) -> int | None:
+        """The one series is selected under this recipe; the number of its newest job."""
+        (series,) = ledger.complete()
+        order = ledger.order(series, bundle=recipe.bundle_hash)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger, "order", lambda _series: order)
+            return ledger.choose(series)
+
     def test_what_is_predicted_keeps_its_bundles_answer(self, ledger: Ledger) -> None:
         """Another bundle changes nothing of it; other settings would write it under UIDs that mean something else."""
         ledger.queued_job()
@@ -162,16 +195,64 @@ class TestAHost:
         assert not host.look()
         assert not host.begins(JobState.QUEUED)
         assert host.begins(JobState.PREDICTED)
-        told = pages.told()["gpu-1"]
+        told = pages.told(ledger.now)["gpu-1"]
         for words in ("OTHER_RECIPE", "Here: bundle npc 1 (aaaaaaaaaaaa)", "the node's: bundle npc 2", "no inference:"):
             assert words in told
         pages.renew(OLD_BUNDLE, ledger.now)
         assert host.look()
-        assert (host.begins(JobState.QUEUED), pages.told()) == (True, {})
+        assert (host.begins(JobState.QUEUED), pages.told(ledger.now)) == (True, {})
         pages.renew(NODES, ledger.now)
         host.look()
         host.leave()
-        assert (len(said), said[-1], pages.told()) == (4, "", {})
+        assert (len(said), said[-1], pages.told(ledger.now)) == (4, "", {})
+
+    def test_one_that_cannot_leaves_the_jobs_to_others_for_a_while(self, ledger: Ledger) -> None:
+        """A broken device would take one job after the other and have each wait ten minutes: it takes one in that time,
+        and says so until an inference came to its end."""
+        pages, clock = RecipeLedger(ledger.sessions), [0.0]
+        pages.renew(NODES, ledger.now)
+        host = Likeness(
+            lambda: NODES,
+            pages.in_force,
+            WAITING,
+            lambda because: pages.unfit("gpu-1", because, ledger.now),
+            monotonic=lambda: clock[0],
+        )
+        host.failed("BUNDLE_FAULT: its process died")
+        assert (host.begins(JobState.QUEUED), host.begins(JobState.PREDICTED)) == (False, True)
+        host.look()
+        assert "BUNDLE_FAULT: its process died" in pages.told(ledger.now)["gpu-1"]
+        clock[0] = PAUSE_S
+        assert host.begins(JobState.QUEUED)
+        host.look()
+        assert pages.told(ledger.now), "not before one has come to its end"
+        host.works()
+        host.look()
+        assert pages.told(ledger.now) == {}
+
+    def test_what_a_killed_process_has_said_is_taken_back_by_the_next_one(self, ledger: Ledger) -> None:
+        """Or `status` would speak for ever of a host that works."""
+        pages = RecipeLedger(ledger.sessions)
+        pages.renew(NODES, ledger.now)
+        pages.unfit("gpu-1", "OTHER_RECIPE: …", ledger.now)
+        said = pages.said_by("gpu-1")
+        Likeness(
+            lambda: NODES, pages.in_force, WAITING, lambda words: pages.unfit("gpu-1", words, ledger.now), said
+        ).look()
+        assert (said, pages.told(ledger.now), pages.said_by("gpu-1")) == ("OTHER_RECIPE: …", {}, "")
+
+    def test_what_is_still_so_is_said_again_and_who_is_gone_is_forgotten(self, ledger: Ledger) -> None:
+        """A host that was scrapped while it was unfit is spoken of for half a day."""
+        pages, clock, said = RecipeLedger(ledger.sessions), [0.0], []
+        pages.renew(NODES, ledger.now)
+        host = Likeness(lambda: OLD_BUNDLE, pages.in_force, WAITING, said.append, monotonic=lambda: clock[0])
+        for hours in (0, 1, 7, 8, 14):
+            clock[0] = hours * 3600.0
+            host.look()
+        assert len(said) == 3
+        pages.unfit("gpu-1", said[-1], ledger.now)
+        assert "gpu-1" in pages.told(ledger.later(7 * 3600))
+        assert pages.told(ledger.later(7 * 3600)) == {}
 
     def test_it_minds_only_what_it_does(self, ledger: Ledger) -> None:
         """A host that only writes needs no bundle of its own."""
@@ -189,7 +270,7 @@ class TestAHost:
             assert role._likeness is not None
             role._likeness.look()
             assert (role._begins("gpu"), role._begins("cpu"), role._begins("send:tps")) == (False, True, True)
-        told = RecipeLedger(ledger.sessions).told()["gpu-1"]
+        told = RecipeLedger(ledger.sessions).told(utc_now())["gpu-1"]
         assert "Here: bundle none, BUNDLE_FAULT: " in told
         assert "the node's: bundle npc 2" in told
 

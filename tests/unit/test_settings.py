@@ -220,6 +220,7 @@ HOST = {"host": "gpu-1", "store": "/mnt/node"}
         ({"work": {"engine": "procrastinate"}}, "work.engine procrastinate needs PostgreSQL"),
         ({"work": HOST}, "shares the node's ledger by PostgreSQL"),
         ({**PG, "work": {"host": "gpu-1"}}, "needs one of node .* and store"),
+        ({**PG, "work": {"host": "node", "store": "/mnt/x"}}, "the name of the node itself"),
         ({**PG, "work": {**HOST, "node": "http://10.1.2.3:1"}}, "needs one of node .* and store"),
         ({**PG, "work": {"host": "gpu-1", "node": "http://10.1.2.3:1"}}, "shared secret"),
         ({"work": {"listen": "127.0.0.1:1"}}, "shared secret"),

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import procrastinate
@@ -92,12 +93,14 @@ class Courier:
             self._stopping.wait(AGAIN_S)
 
     async def _fetch(self) -> None:
-        most = 2 * len(self._lanes) + 2  # each lane listens, and fetches
+        most = 2 * len(self._lanes) + 2  # each lane listens and fetches, works and asks whether it is begun
         connector = procrastinate.PsycopgConnector(
             conninfo=self._conninfo, min_size=1, max_size=most, timeout=PATIENCE_S, reconnect_timeout=PATIENCE_S
         )
         app = procrastinate.App(connector=connector)
         app.task(name=TASK, pass_context=True)(self._carry)
+        threads = ThreadPoolExecutor(most, thread_name_prefix="lane")  # asyncio's own has four more than processors
+        asyncio.get_running_loop().set_default_executor(threads)
         self._all = asyncio.current_task()
         if self._stopping.is_set():  # told so before there was anything to call back
             return

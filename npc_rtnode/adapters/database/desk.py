@@ -13,7 +13,7 @@ from npc_rtnode.adapters.database.conflicts import CONFLICT, Keep, in_conflict, 
 from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, move, tell
 from npc_rtnode.adapters.database.removals import require_bytes
-from npc_rtnode.adapters.database.series import codes_of, inputs_of, open_series, queue_job, requeue
+from npc_rtnode.adapters.database.series import by_order, codes_of, inputs_of, open_series, queue_job, requeue
 from npc_rtnode.adapters.database.tables import DeliveryRow, JobRow, ObjectRow, SeriesRow, StudyRow
 from npc_rtnode.adapters.database.work import owe, settle, take_away
 from npc_rtnode.domain.completeness import IDENTITY_CODES, RELEASABLE_CODES
@@ -134,14 +134,14 @@ class Desk:
         """Try the newest job of each selected series again: failed, called off, or owed to nobody."""
         with self._sessions.writing() as session:
             rows = series_of(session, study)
-            jobs = [job for job in _newest_jobs(rows) if job.state in RETRYABLE or _owed_to_nobody(job)]
+            jobs = [job for job in _newest_jobs(session, rows) if job.state in RETRYABLE or _owed_to_nobody(job)]
             return _told(session, [_retry_job(session, job, word) for job in jobs], word, _nothing(rows, "has failed"))
 
     def resend(self, study: str, word: Word, resending: Resending) -> list[str]:
         """Send the stored bytes of the newest result again. A held result is released first, or not at all."""
         with self._sessions.writing() as session:
             rows = series_of(session, study)
-            jobs = [job for job in _newest_jobs(rows) if job.objects]
+            jobs = [job for job in _newest_jobs(session, rows) if job.objects]
             if held := [job for job in jobs if job.state == JobState.HELD]:
                 raise Forbidden(f"job {held[0].id} is HELD: {'; '.join(held[0].reasons)}")
             cleared = [job for job in jobs if job.state in RESENDABLE and _judged(job)]
@@ -204,10 +204,10 @@ def series_of(session: Session, study: str) -> list[SeriesRow]:
     return list(row.series)
 
 
-def _newest_jobs(rows: Iterable[SeriesRow]) -> list[JobRow]:
+def _newest_jobs(session: Session, rows: Iterable[SeriesRow]) -> list[JobRow]:
     """The newest job of every series that is selected now: older ones, and those of replaced series, are history."""
     jobs = [[job for job in row.jobs if job.state != JobState.CANCELLED] or row.jobs for row in rows if _selected(row)]
-    return [found[-1] for found in jobs if found]
+    return [by_order(session, found)[-1] for found in jobs if found]
 
 
 def _selected(row: SeriesRow) -> bool:

@@ -29,6 +29,9 @@ class Note:
     detail: Mapping[str, Any] | None = None
 
 
+BORN = "BORN"
+
+
 def move(session: Session, row: Living, event: Event, note: Note) -> None:
     """Let `event` happen to the row; raises IllegalTransition where its life has no such row."""
     subject = _SUBJECTS[type(row)]
@@ -45,7 +48,7 @@ def born(session: Session, row: Living, note: Note) -> None:
     session.flush()
     subject = _SUBJECTS[type(row)]
     remember(session, row)
-    append(session, EventRow(subject=subject, subject_id=str(row.id), event="BORN", to_state=row.state), note)
+    append(session, EventRow(subject=subject, subject_id=str(row.id), event=BORN, to_state=row.state), note)
 
 
 def tell(session: Session, subject: str, subject_id: str, event: str, note: Note) -> None:

@@ -23,7 +23,7 @@ PATIENCE_S: Final = 20.0
 _AGAIN_S: Final = 0.25
 _LIMITS: Final = text(
     "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), "
-    "set_config('tcp_keepalives_count', '3', false)"
+    "set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '11000', false)"
 )
 _LOCK: Final = text("SELECT pg_try_advisory_lock(:room, :name)")
 _NAMES: Final = 0x6E7063

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -15,6 +17,10 @@ from npc_rtnode.domain.lifecycle import Event, JobState, SeriesState
 from npc_rtnode.domain.recipe import Recipe
 from npc_rtnode.domain.retry import OTHER_ORDER
 
+BATCH: Final = 200
+"""Jobs in one transaction; other writers wait for it."""
+_GONE: Final = timedelta(hours=13)
+"""A host says every six hours what is still so."""
 _RECIPE, _IN_FORCE = "recipe", "IN_FORCE"
 _HOST, _UNFIT, _FIT = "host", "OTHER_RECIPE", "SAME_RECIPE"
 
@@ -31,14 +37,15 @@ class RecipeLedger:
             return _in_force(session)
 
     def renew(self, recipe: Recipe, now: datetime) -> int:
-        """This is the node's own from now on. Jobs that wait under another are ordered anew; how many."""
+        """This is the node's own from now on. Jobs that wait under another are ordered anew, the oldest first; how
+        many, BATCH at most."""
         if self._stands(recipe):  # nobody who writes waits for this
             return 0
         with self._sessions.writing() as session:
             if _in_force(session) != recipe:
                 detail = {"settings": recipe.settings_hash, "bundle": recipe.bundle}
                 tell(session, _RECIPE, recipe.bundle_hash, _IN_FORCE, Note(now, detail=detail))
-            rows = session.scalars(_others(recipe).order_by(JobRow.id)).all()
+            rows = session.scalars(_others(recipe).order_by(JobRow.id).limit(BATCH)).all()
             for row in rows:
                 _order_anew(session, row, now)
             return len(rows)
@@ -52,12 +59,20 @@ class RecipeLedger:
         with self._sessions.writing() as session:
             tell(session, _HOST, host, _UNFIT if because else _FIT, Note(now, detail={"because": because}))
 
-    def told(self) -> dict[str, str]:
-        """The hosts that begin nothing because of it, each with what it said last, and when."""
+    def told(self, now: datetime) -> dict[str, str]:
+        """The hosts that begin nothing because of it, each with what it said last, and when; without those that have
+        gone, because they say it again as long as it is so."""
+        rows = [row for row in self._unfit_hosts() if row.at > now - _GONE]
+        return {row.subject_id: f"{row.detail['because']} (said {row.at:%Y-%m-%d %H:%M} UTC)" for row in rows}
+
+    def said_by(self, host: str) -> str:
+        """Why it begins nothing, as it said last; empty where it begins everything."""
+        return next((str(row.detail["because"]) for row in self._unfit_hosts() if row.subject_id == host), "")
+
+    def _unfit_hosts(self) -> Sequence[EventRow]:
         newest = select(func.max(EventRow.seq)).where(EventRow.subject == _HOST).group_by(EventRow.subject_id)
         with self._sessions.reading() as session:
-            rows = session.scalars(select(EventRow).where(EventRow.seq.in_(newest), EventRow.event == _UNFIT)).all()
-        return {row.subject_id: f"{row.detail['because']} (said {row.at:%Y-%m-%d %H:%M} UTC)" for row in rows}
+            return session.scalars(select(EventRow).where(EventRow.seq.in_(newest), EventRow.event == _UNFIT)).all()
 
 
 def _others(recipe: Recipe) -> Select[JobRow]:

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from npc_rtnode.adapters.database.clock import due
 from npc_rtnode.adapters.database.engine import Sessions
-from npc_rtnode.adapters.database.journal import Note, born, move, tell
+from npc_rtnode.adapters.database.journal import BORN, Note, born, move, tell
 from npc_rtnode.adapters.database.removals import gone
-from npc_rtnode.adapters.database.tables import AssociationRow, InstanceRow, JobRow, SeriesRow
+from npc_rtnode.adapters.database.tables import AssociationRow, EventRow, InstanceRow, JobRow, SeriesRow
 from npc_rtnode.domain.completeness import transfer_doubts
 from npc_rtnode.domain.identifiers import input_digest
 from npc_rtnode.domain.lifecycle import DeliveryState, Event, JobState, SeriesState
@@ -243,6 +243,21 @@ def _new_job(session: Session, row: SeriesRow, order: WorkOrder, now: datetime) 
     session.add(job)
     born(session, job, Note(now, detail={"work_key": order.work_key, "result_revision": job.result_revision}))
     return job.id
+
+
+def by_order(session: Session, jobs: Iterable[JobRow]) -> list[JobRow]:
+    """As their work was ordered last, the newest order at the end. With a bundle that is taken back an older job is
+    ordered again and keeps its result revision, which is in its objects; and a clock may have been set back."""
+    found = {str(job.id): job for job in jobs}
+    if len(found) < 2:
+        return list(found.values())
+    said = (
+        select(EventRow.subject_id, func.max(EventRow.seq))
+        .where(EventRow.subject == "job", EventRow.subject_id.in_(found), EventRow.event.in_((BORN, Event.RETRIED)))
+        .group_by(EventRow.subject_id)
+    )
+    last = {str(job_id): int(seq) for job_id, seq in session.execute(said)}
+    return sorted(found.values(), key=lambda job: last[str(job.id)])
 
 
 def call_off(session: Session, jobs: Iterable[JobRow], because: str, now: datetime) -> None:

@@ -20,7 +20,7 @@ from npc_rtnode.adapters.database.engine import Sessions
 from npc_rtnode.adapters.database.journal import Note, born, move
 from npc_rtnode.adapters.database.recovered import found_again
 from npc_rtnode.adapters.database.removals import bring_back
-from npc_rtnode.adapters.database.series import open_series
+from npc_rtnode.adapters.database.series import by_order, open_series
 from npc_rtnode.adapters.database.tables import AttemptRow, DeliveryRow, JobRow, ObjectRow, SeriesRow
 from npc_rtnode.adapters.database.waiting import by_recipe, claimable_deliveries, claimable_jobs
 from npc_rtnode.domain.lifecycle import WORKING, DeliveryState, Event, JobState, SeriesState
@@ -134,7 +134,7 @@ class WorkLedger:
         """Objects, what is owed, and the job's state in one transaction; WRITTEN or HELD."""
         with self._sessions.writing() as session:
             row = _fenced_job(session, lease)
-            if gone := _no_longer_wanted(row):
+            if gone := _no_longer_wanted(session, row):
                 row.reasons = [gone]
                 _end(session, row, lease, Event.CANCELLED, Note(now, detail={"reasons": [gone]}))
                 return JobState(row.state)
@@ -299,7 +299,7 @@ def _interrupt(session: Session, row: WorkRow, now: datetime) -> None:
 
 def _call_off_unwanted(session: Session, row: WorkRow, now: datetime) -> None:
     """What waits again, but was replaced or called off while it was in hand, nobody would ever take."""
-    because = _no_longer_wanted(row) if isinstance(row, JobRow) else _no_longer_owed(row)
+    because = _no_longer_wanted(session, row) if isinstance(row, JobRow) else _no_longer_owed(row)
     if because is None or not waits(row):
         return
     if isinstance(row, JobRow):
@@ -329,24 +329,25 @@ def _job_in_hand(session: Session, row: JobRow, lease: Lease) -> JobInHand:
 
 
 def _superseded(session: Session, row: JobRow) -> tuple[SentBefore, ...]:
-    """What somebody was sent of the earlier results of this series, of whichever revision, the newest first."""
+    """What somebody was sent of the other results of this series, of whichever revision, the newest first: what is
+    written now comes after them, though with a bundle that was taken back its job may be older."""
     sent = (
         select(ObjectRow.kind, ObjectRow.variant, JobRow.work_key, ObjectRow.sop_uid)
         .join(JobRow, JobRow.id == ObjectRow.job_id)
         .join(SeriesRow)
-        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id < row.id)
+        .where(SeriesRow.series_uid == row.series.series_uid, JobRow.id != row.id)
         .where(ObjectRow.deliveries.any(DeliveryRow.sent_at.is_not(None)))
         .order_by(JobRow.id.desc(), ObjectRow.id)
     )
     return tuple(SentBefore(ObjectKind(kind), *others) for kind, *others in session.execute(sent))
 
 
-def _no_longer_wanted(row: JobRow) -> str | None:
+def _no_longer_wanted(session: Session, row: JobRow) -> str | None:
     """Why this result comes too late: its series was replaced or set apart, or a newer order was placed."""
     if row.series.state not in {SeriesState.SELECTED, SeriesState.COMPLETE}:
         return f"its series is {row.series.state} by now: {'; '.join(row.series.reasons)}"
-    living = [job for job in row.series.jobs if job.state != JobState.CANCELLED]
-    if any(job.result_revision > row.result_revision for job in living):
+    living = [job for job in row.series.jobs if job.state != JobState.CANCELLED or job is row]
+    if by_order(session, living)[-1] is not row:
         return "a newer order for the series took its place"
     return None
 
