@@ -1,4 +1,5 @@
-"""Child processes that never outlive their parent: a killed worker leaves no orphan holding a GPU or a socket."""
+"""Child processes that never outlive their parent: a killed worker leaves no orphan holding a GPU or a socket; and that
+several threads may begin and let go of."""
 
 from __future__ import annotations
 
@@ -9,9 +10,29 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+_TENDING: Final = threading.Lock()
+
+
+def begin(child: BaseProcess) -> None:
+    """Start a child, from any thread.
+
+    multiprocessing looks after all children whenever it starts one: one that another thread let go of at that moment
+    ended the start with an AttributeError (a structure set was not sent for it).
+    """
+    with _TENDING:
+        child.start()
+
+
+def let_go(child: BaseProcess) -> None:
+    """Close a child that has ended, from any thread."""
+    with _TENDING:
+        child.close()
 
 
 def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:

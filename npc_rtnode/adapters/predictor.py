@@ -36,7 +36,7 @@ from npc_rtnode.errors import (
     InputFault,
     NodeStopping,
 )
-from npc_rtnode.kinship import die_with
+from npc_rtnode.kinship import begin, die_with
 from npc_rtnode.settings import InferSettings
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class _Child:
 
     def _keep(self, theirs: Connection) -> None:
         try:
-            self._process.start()
+            begin(self._process)
         finally:
             theirs.close()
             self._started.set()

@@ -42,11 +42,13 @@ class Use(NamedTuple):
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether it holds before the time is over."""
+    """Whether it holds before the time is over; once is enough, a moment later it may not."""
     deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
+    while not holds():
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.05)
-    return holds()
+    return True
 
 
 class Receiver:

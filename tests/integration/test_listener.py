@@ -170,9 +170,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
+    while not holds():
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.02)
-    return holds()
+    return True
 
 
 def closed_by_peer(connection: socket.socket) -> bool:

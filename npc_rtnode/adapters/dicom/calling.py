@@ -45,7 +45,7 @@ from npc_rtnode.errors import (
     Unreachable,
     Unreadable,
 )
-from npc_rtnode.kinship import end_with_parent
+from npc_rtnode.kinship import begin, end_with_parent, let_go
 from npc_rtnode.settings import TlsSettings
 
 _CONNECT_TIMEOUT_S: Final = 10.0
@@ -172,17 +172,17 @@ def in_a_child(work: Callable[..., None], order: tuple[Any, ...], wall_clock_s: 
         ours.close()
         child.kill()
         child.join()
-        child.close()
+        let_go(child)
 
 
 def _start(child: ForkServerProcess) -> None:
     """Once more where the server has just died: the next start finds that out, and starts another."""
     try:
-        child.start()
+        begin(child)
     except (EOFError, OSError):
         time.sleep(_SERVER_ENDS_S)
         try:
-            child.start()
+            begin(child)
         except (EOFError, OSError):
             raise MomentFault("No process for the call could be started.") from None
 
