@@ -498,9 +498,12 @@ def test_who_answers_must_be_who_was_called(
 
 
 def test_what_is_read_while_the_connection_is_cut_was_sent(
-    start: Callable[..., Node], pacs: Pair, authority: Authority
+    start: Callable[..., Node], pacs: Pair, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never the ciphertext that is on the wire, which would pass for pixels, nor another connection's bytes."""
+    """Never the ciphertext that is on the wire, which would pass for pixels, nor another connection's bytes: nobody
+    shuts TLS down, which is what makes a reader go on with the bare socket."""
+    shut: list[str] = []
+    monkeypatch.setattr(ssl.SSLSocket, "shutdown", lambda _socket, _how: shut.append(threading.current_thread().name))
     node = start()
     trusting = client_context(authority.settings(pacs), (pacs.fingerprint,), [])
     trusting.sslsocket_class = ssl.SSLSocket
@@ -513,6 +516,7 @@ def test_what_is_read_while_the_connection_is_cut_was_sent(
             for _ in range(2000):
                 peer.socket.sendall(p_data(pdv(1, 0, bytes(4000))))
     assert eventually(node.listener._door.empty)
+    assert shut == []
     assert sum(len(incoming.data) for incoming in node.sink.begun) > 100_000
     assert [incoming for incoming in node.sink.begun if incoming.data.strip(b"\0")] == []
 

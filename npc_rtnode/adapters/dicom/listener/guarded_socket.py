@@ -101,7 +101,7 @@ class GuardedSocket(AssociationSocket):
             return False
         return self.readable(LOOK_S if self.assoc.dul.state_machine.current_state == "Sta6" else _SHORT_LOOK_S)
 
-    def readable(self, within_s: float = 0.0) -> bool:
+    def readable(self, within_s: float) -> bool:
         """Whether something can be read, at the latest then."""
         try:
             return bool(self._stock) or self._draw() or (self._hears(within_s) and self._draw())
